@@ -1,0 +1,204 @@
+//! The launcher thread: buffers explicitly submitted commands and passes admission for them.
+//!
+//! Every explicit command is followed by a completion mark, so that `wait` means that command and
+//! no later one.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread::JoinHandle,
+};
+
+use crate::{
+    hw::{HwQueue, reached},
+    queue::{Core, Error},
+};
+
+/// A submitted command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ticket(u64);
+
+pub(crate) struct Launcher<Q: HwQueue> {
+    shared: Arc<Shared<Q>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Shared<Q: HwQueue> {
+    core: Arc<Core<Q>>,
+    buffer: Mutex<Buffer<Q::Command>>,
+    /// Signalled on every change of the buffer.
+    changed: Condvar,
+}
+
+struct Buffer<C> {
+    pending: VecDeque<C>,
+    submitted: u64,
+    launched: u64,
+    /// (ticket, admission number) of launched commands whose mark was not seen yet.
+    in_flight: VecDeque<(u64, u64)>,
+    held: bool,
+    stopping: bool,
+    /// The first failure to launch since the last wait.
+    error: Option<Error>,
+}
+
+impl<Q: HwQueue> Launcher<Q> {
+    pub(crate) fn start(core: Arc<Core<Q>>) -> Result<Self, Error> {
+        let shared = Arc::new(Shared {
+            core,
+            buffer: Mutex::new(Buffer {
+                pending: VecDeque::new(),
+                submitted: 0,
+                launched: 0,
+                in_flight: VecDeque::new(),
+                held: false,
+                stopping: false,
+                error: None,
+            }),
+            changed: Condvar::new(),
+        });
+        let thread = std::thread::Builder::new()
+            .name("xsched-launch".into())
+            .spawn({
+                let shared = shared.clone();
+                move || shared.run()
+            })
+            .map_err(|error| Error::Thread(error.to_string()))?;
+        Ok(Launcher {
+            shared,
+            thread: Some(thread),
+        })
+    }
+
+    pub(crate) fn submit(&self, command: Q::Command) -> Result<Ticket, Error> {
+        let mut buffer = self.shared.lock();
+        buffer.pending.push_back(command);
+        buffer.submitted += 1;
+        self.shared.changed.notify_all();
+        Ok(Ticket(buffer.submitted))
+    }
+
+    pub(crate) fn hold(&self, held: bool) {
+        self.shared.lock().held = held;
+        self.shared.changed.notify_all();
+    }
+
+    /// Waits until everything submitted so far was given to the driver.
+    pub(crate) fn wait_launched(&self) -> Result<(), Error> {
+        let mut buffer = self.shared.lock();
+        let target = buffer.submitted;
+        while buffer.launched < target {
+            buffer = self.shared.sleep(buffer);
+        }
+        buffer.error.take().map_or(Ok(()), Err)
+    }
+
+    pub(crate) fn wait(&self, ticket: Ticket) -> Result<(), Error> {
+        let mut buffer = self.shared.lock();
+        while buffer.launched < ticket.0 {
+            buffer = self.shared.sleep(buffer);
+        }
+        let error = buffer.error.take();
+        let number = buffer.number_of(ticket);
+        drop(buffer);
+        if let Some(number) = number {
+            let core = &self.shared.core;
+            core.hw.wait_mark(core.admission.slot.block, number as u32);
+        }
+        error.map_or(Ok(()), Err)
+    }
+
+    pub(crate) fn query(&self, ticket: Ticket) -> bool {
+        let buffer = self.shared.lock();
+        let completed = self.shared.core.admission.slot.block.completed();
+        buffer.launched >= ticket.0
+            && buffer
+                .number_of(ticket)
+                .is_none_or(|number| reached(completed, number as u32))
+    }
+}
+
+impl<Q: HwQueue> Drop for Launcher<Q> {
+    fn drop(&mut self) {
+        let mut buffer = self.shared.lock();
+        buffer.stopping = true;
+        buffer.held = false;
+        drop(buffer);
+        self.shared.changed.notify_all();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl<Q: HwQueue> Shared<Q> {
+    fn lock(&self) -> MutexGuard<'_, Buffer<Q::Command>> {
+        self.buffer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn sleep<'a>(
+        &self,
+        buffer: MutexGuard<'a, Buffer<Q::Command>>,
+    ) -> MutexGuard<'a, Buffer<Q::Command>> {
+        self.changed
+            .wait(buffer)
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn run(&self) {
+        while let Some(command) = self.next() {
+            self.launch(command);
+        }
+    }
+
+    /// The next command that may be launched; `None`: stopped, and the buffer is empty.
+    fn next(&self) -> Option<Q::Command> {
+        let mut buffer = self.lock();
+        loop {
+            if !buffer.held
+                && let Some(command) = buffer.pending.pop_front()
+            {
+                return Some(command);
+            }
+            if buffer.stopping && buffer.pending.is_empty() {
+                return None;
+            }
+            buffer = self.sleep(buffer);
+        }
+    }
+
+    fn launch(&self, command: Q::Command) {
+        let block = self.core.admission.slot.block;
+        let pass = self.core.admit();
+        let number = pass.number();
+        let launched = self.core.hw.launch(command);
+        let marked = self.core.hw.mark(block, number as u32);
+        drop(pass);
+
+        let completed = block.completed();
+        let mut buffer = self.lock();
+        buffer
+            .in_flight
+            .retain(|&(_, number)| !reached(completed, number as u32));
+        if marked.is_ok() {
+            let ticket = buffer.launched + 1;
+            buffer.in_flight.push_back((ticket, number));
+        }
+        if let Err(error) = launched.and(marked) {
+            buffer.error.get_or_insert(Error::Hw(error));
+        }
+        buffer.launched += 1;
+        self.changed.notify_all();
+    }
+}
+
+impl<C> Buffer<C> {
+    /// The admission number of a launched command; `None` once it was seen completed.
+    fn number_of(&self, ticket: Ticket) -> Option<u64> {
+        let found = self
+            .in_flight
+            .iter()
+            .find(|(number, _)| *number == ticket.0);
+        found.map(|&(_, number)| number)
+    }
+}

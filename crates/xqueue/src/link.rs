@@ -1,0 +1,45 @@
+//! The way from a queue to whoever schedules it, and back.
+
+use xsched_wire::{Attributes, ControlBlock, Share};
+
+/// A control block and its index in the process's segment.
+#[derive(Clone, Copy, Debug)]
+pub struct Slot {
+    /// Index.
+    pub index: u16,
+    /// The block; the segment's mapping lasts as long as the process.
+    pub block: &'static ControlBlock,
+}
+
+/// From the queue to the scheduler. Off the hot path: called on transitions only.
+pub trait Link: Send + Sync {
+    /// The state word became ready or idle: ring the doorbell.
+    fn changed(&self, slot: Slot);
+    /// The application suspended or resumed the queue.
+    fn hold(&self, slot: Slot, held: bool);
+    /// The level in force changed.
+    fn level(&self, slot: Slot, attributes: Attributes);
+    /// The queue is gone; the slot may be used again.
+    fn released(&self, slot: Slot);
+}
+
+/// From the scheduler's agent to the queue.
+pub trait Managed: Send + Sync {
+    /// Turns the queue idle if nothing was submitted since the last call and all has completed.
+    fn poll_idle(&self);
+    /// Sets the hardware share, if the level is 3; remembers it otherwise.
+    fn apply_share(&self, share: Share);
+    /// Level in force, highest level, reason.
+    fn attributes(&self) -> Attributes;
+}
+
+/// Leads nowhere: the queue passes everything through.
+#[derive(Debug)]
+pub struct NoLink;
+
+impl Link for NoLink {
+    fn changed(&self, _: Slot) {}
+    fn hold(&self, _: Slot, _: bool) {}
+    fn level(&self, _: Slot, _: Attributes) {}
+    fn released(&self, _: Slot) {}
+}

@@ -1,0 +1,341 @@
+//! `XQueue`: in place (`admit`, `launch`, `synchronize`) and explicit (`submit`, `wait`, …).
+
+use std::sync::{
+    Arc, Mutex, OnceLock, PoisonError, Weak,
+    atomic::{AtomicU64, Ordering},
+};
+
+use xsched_wire::{Attributes, Level, LevelChoice, Share, block::DrainPoint, env::LaunchConfig};
+
+use crate::{
+    admission::{Admission, Pass},
+    hw::{HwError, HwQueue, Support},
+    launcher::{Launcher, Ticket},
+    link::{Link, Managed, Slot},
+};
+
+/// What can go wrong with a queue.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// The caller asked for more than the hw queue can do.
+    #[error("level {asked} is not supported by this queue, whose highest is {highest}: {reason}")]
+    Level {
+        /// Level asked for.
+        asked: Level,
+        /// Highest level.
+        highest: Level,
+        /// Why.
+        reason: String,
+    },
+    /// The caller's window is impossible.
+    #[error("threshold {threshold} and batch size {batch} do not fit: use 1 ≤ batch ≤ threshold")]
+    Window {
+        /// Threshold asked for.
+        threshold: u32,
+        /// Batch size asked for.
+        batch: u32,
+    },
+    /// The hw queue reported an error.
+    #[error(transparent)]
+    Hw(#[from] HwError),
+    /// The system refused a thread.
+    #[error("cannot start the launcher thread: {0}")]
+    Thread(String),
+}
+
+/// How a queue is managed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Managing {
+    /// Level that is asked for; one above the highest falls to the highest.
+    pub level: LevelChoice,
+    /// The window of level 1.
+    pub launch: LaunchConfig,
+}
+
+/// Our handle on one hw queue.
+///
+/// In place, the calling thread itself passes admission and enters the driver; this is what shims
+/// do. Explicitly submitted commands are buffered and launched by a thread of the queue's own,
+/// which passes the same admission.
+pub struct XQueue<Q: HwQueue> {
+    core: Arc<Core<Q>>,
+    launcher: OnceLock<Launcher<Q>>,
+}
+
+pub(crate) struct Core<Q> {
+    pub(crate) hw: Q,
+    pub(crate) admission: Admission,
+    link: Arc<dyn Link>,
+    support: Support,
+    share: Mutex<ShareState>,
+    /// Why the level in force is lower than what was asked for.
+    reason: Mutex<Option<String>>,
+    /// Submissions at the last `poll_idle`.
+    polled: AtomicU64,
+}
+
+/// The share that was asked for, and the one that the hardware has.
+#[derive(Default)]
+struct ShareState {
+    wanted: Share,
+    applied: Share,
+}
+
+impl<Q: HwQueue> XQueue<Q> {
+    /// A queue on `slot`; without `managing` it passes everything through.
+    pub fn new(hw: Q, slot: Slot, link: Arc<dyn Link>, managing: Option<Managing>) -> Self {
+        let support = hw.support();
+        let launch = managing.map_or_else(LaunchConfig::default, |managing| managing.launch);
+        let admission = Admission::new(slot, hw.gate_interval(), launch.threshold, launch.batch);
+        let level = managing.map(|managing| managing.level.within(support.level));
+        admission.set_level(level);
+        let reason = match (managing.map(|managing| managing.level), level) {
+            (Some(LevelChoice::Exactly(asked)), Some(got)) if asked == got => None,
+            (Some(_), _) => support.reason.clone(),
+            (None, _) => Some("not scheduled".into()),
+        };
+        XQueue {
+            core: Arc::new(Core {
+                hw,
+                admission,
+                link,
+                support,
+                share: Mutex::default(),
+                reason: Mutex::new(reason),
+                polled: AtomicU64::new(u64::MAX),
+            }),
+            launcher: OnceLock::new(),
+        }
+    }
+
+    /// The agent's side of this queue.
+    pub fn managed(&self) -> Weak<dyn Managed> {
+        let weak: Weak<Core<Q>> = Arc::downgrade(&self.core);
+        weak
+    }
+
+    /// The hw queue.
+    pub fn hw(&self) -> &Q {
+        &self.core.hw
+    }
+
+    /// Level in force; `None`: nobody schedules this queue.
+    pub fn level(&self) -> Option<Level> {
+        self.core.admission.level()
+    }
+
+    /// Passes admission: returns when the command may be given to the driver. Keep the pass until
+    /// the driver call has returned.
+    #[inline]
+    pub fn admit(&self) -> Pass {
+        self.core.admit()
+    }
+
+    /// In place: admission, then the driver, in this thread.
+    pub fn launch(&self, command: Q::Command) -> Result<(), Error> {
+        let _pass = self.admit();
+        Ok(self.core.hw.launch(command)?)
+    }
+
+    /// Waits until everything launched so far has completed; the first failure is the result.
+    pub fn synchronize(&self) -> Result<(), Error> {
+        Ok(self.core.synchronize()?)
+    }
+
+    /// To be called before the application synchronizes the whole hw queue by itself.
+    pub fn begin_synchronize(&self) -> Option<DrainPoint> {
+        self.core.admission.slot.block.drain_point()
+    }
+
+    /// To be called with its result when that synchronization has succeeded.
+    pub fn end_synchronize(&self, point: Option<DrainPoint>) {
+        self.core.end_synchronize(point);
+    }
+
+    /// Explicit: buffers a command for the launcher thread.
+    pub fn submit(&self, command: Q::Command) -> Result<Ticket, Error> {
+        self.launcher()?.submit(command)
+    }
+
+    /// Waits until a submitted command has completed.
+    pub fn wait(&self, ticket: Ticket) -> Result<(), Error> {
+        self.launcher()?.wait(ticket)
+    }
+
+    /// Waits until everything submitted and launched so far has completed.
+    pub fn wait_all(&self) -> Result<(), Error> {
+        if let Some(launcher) = self.launcher.get() {
+            launcher.wait_launched()?;
+        }
+        self.synchronize()
+    }
+
+    /// Whether a submitted command has completed. Never waits.
+    pub fn query(&self, ticket: Ticket) -> bool {
+        self.launcher
+            .get()
+            .is_some_and(|launcher| launcher.query(ticket))
+    }
+
+    /// Stops the queue, whatever the scheduler says: buffered commands stay, and the scheduler is
+    /// told to close the gate on those in flight.
+    pub fn suspend(&self) {
+        self.hold(true);
+    }
+
+    /// Undoes [`suspend`](Self::suspend).
+    pub fn resume(&self) {
+        self.hold(false);
+    }
+
+    fn hold(&self, held: bool) {
+        if let Ok(launcher) = self.launcher() {
+            launcher.hold(held);
+        }
+        self.core.link.hold(self.core.admission.slot, held);
+    }
+
+    /// Changes the level while running. A level that the hw queue does not support is an error and
+    /// changes nothing.
+    pub fn set_level(&self, level: Level) -> Result<(), Error> {
+        self.core.set_level(level)
+    }
+
+    /// Changes the window of level 1 while running.
+    pub fn set_launch_config(&self, threshold: u32, batch: u32) -> Result<(), Error> {
+        let config =
+            LaunchConfig::new(threshold, batch).ok_or(Error::Window { threshold, batch })?;
+        self.core
+            .admission
+            .set_window(config.threshold, config.batch);
+        Ok(())
+    }
+
+    fn launcher(&self) -> Result<&Launcher<Q>, Error> {
+        if let Some(launcher) = self.launcher.get() {
+            return Ok(launcher);
+        }
+        let fresh = Launcher::start(self.core.clone())?;
+        Ok(self.launcher.get_or_init(|| fresh))
+    }
+}
+
+impl<Q: HwQueue> Drop for XQueue<Q> {
+    fn drop(&mut self) {
+        // The launcher first: it drains its buffer through the admission that ends here.
+        drop(self.launcher.take());
+        self.core.link.released(self.core.admission.slot);
+    }
+}
+
+impl<Q: HwQueue> Core<Q> {
+    #[inline]
+    pub(crate) fn admit(&self) -> Pass {
+        let slot = self.admission.slot;
+        let admitted = self.admission.admit(&self.hw, || self.link.changed(slot));
+        if let Some(error) = admitted.refused {
+            self.fall(error);
+        }
+        admitted.pass
+    }
+
+    pub(crate) fn synchronize(&self) -> Result<(), HwError> {
+        let point = self.admission.slot.block.drain_point();
+        let result = self.hw.synchronize();
+        // A failed command is over, too.
+        self.end_synchronize(point);
+        result
+    }
+
+    fn end_synchronize(&self, point: Option<DrainPoint>) {
+        let Some(point) = point else { return };
+        self.admission.set_drained(point.number());
+        if self.admission.slot.block.drained(point) {
+            self.link.changed(self.admission.slot);
+        }
+    }
+
+    fn set_level(&self, level: Level) -> Result<(), Error> {
+        if level > self.support.level {
+            return Err(Error::Level {
+                asked: level,
+                highest: self.support.level,
+                reason: self.support.reason.clone().unwrap_or_default(),
+            });
+        }
+        self.change_level(level, None);
+        Ok(())
+    }
+
+    fn change_level(&self, level: Level, reason: Option<String>) {
+        self.admission.set_level(Some(level));
+        *lock(&self.reason) = reason;
+        self.share_hardware(None);
+        self.link.level(self.admission.slot, self.attributes());
+    }
+
+    /// The hw queue refused what its level needs: one level down, or unscheduled below the first.
+    #[cold]
+    fn fall(&self, error: HwError) {
+        match self.admission.level() {
+            Some(Level::Lv3 | Level::Lv2) => self.change_level(Level::Lv1, Some(error.to_string())),
+            // The CPU's gate needs nothing of the platform: only the window is lost.
+            Some(Level::Lv1) => self.admission.set_window(u32::MAX, u32::MAX),
+            None => {}
+        }
+    }
+
+    /// Brings the hardware's share in line with the level and with what was last asked for.
+    fn share_hardware(&self, wanted: Option<Share>) {
+        let mut share = lock(&self.share);
+        if let Some(wanted) = wanted {
+            share.wanted = wanted;
+        }
+        let target = match self.admission.level() {
+            Some(Level::Lv3) => share.wanted,
+            _ => Share::Normal,
+        };
+        if target == share.applied {
+            return;
+        }
+        match self.hw.set_share(target) {
+            Ok(()) => share.applied = target,
+            Err(error) if self.admission.level() == Some(Level::Lv3) => {
+                drop(share);
+                self.admission.set_level(Some(Level::Lv2));
+                *lock(&self.reason) = Some(error.to_string());
+                self.link.level(self.admission.slot, self.attributes());
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+impl<Q: HwQueue> Managed for Core<Q> {
+    fn poll_idle(&self) {
+        let block = self.admission.slot.block;
+        let Some(point) = block.drain_point() else {
+            return;
+        };
+        let quiet = self.polled.swap(point.number(), Ordering::Relaxed) == point.number();
+        if quiet && self.hw.is_drained() {
+            self.end_synchronize(Some(point));
+        }
+    }
+
+    fn apply_share(&self, share: Share) {
+        self.share_hardware(Some(share));
+    }
+
+    fn attributes(&self) -> Attributes {
+        Attributes {
+            level: self.admission.level().unwrap_or(Level::Lv1),
+            max_level: self.support.level,
+            reason: lock(&self.reason).clone(),
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
