@@ -40,7 +40,7 @@ pub fn http_socket(socket: &Path) -> PathBuf {
 /// Makes the user's own directory (0700) if needed, and checks that nobody else controls it.
 pub fn private_dir(dir: &Path) -> io::Result<()> {
     match std::fs::DirBuilder::new().mode(0o700).create(dir) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
         _ => check_private(dir),
     }
 }

@@ -192,12 +192,12 @@ impl OwnSegment {
         self.layout
     }
 
-    /// Puts private memory with all gates bypassed in place of the mapping that fork left out, so
-    /// that addresses a child inherited stay valid and hold nothing back.
+    /// Puts private memory, the gates of the first `used` slots bypassed, in place of the mapping
+    /// that fork left out, so that addresses a child inherited stay valid and hold nothing back.
     ///
     /// # Safety
     /// Only in a forked child, before any other thread runs there.
-    pub unsafe fn replace_in_child(layout: &'static Layout) {
+    pub unsafe fn replace_in_child(layout: &'static Layout, used: u16) {
         let address = std::ptr::from_ref(layout).cast_mut().cast::<c_void>();
         // SAFETY: the range is unmapped in the child (MADV_DONTFORK), and it was ours.
         let mapped = unsafe {
@@ -209,7 +209,7 @@ impl OwnSegment {
             )
         };
         if mapped.is_ok() {
-            for block in &layout.blocks {
+            for block in layout.blocks.iter().take(used.into()) {
                 let _ = block.set_bypass(true);
             }
         }

@@ -119,6 +119,11 @@ impl<Q: HwQueue> XQueue<Q> {
         &self.core.hw
     }
 
+    /// Its control block.
+    pub fn slot(&self) -> Slot {
+        self.core.admission.slot
+    }
+
     /// Level in force; `None`: nobody schedules this queue.
     pub fn level(&self) -> Option<Level> {
         self.core.admission.level()

@@ -1,0 +1,207 @@
+//! The local scheduler: the same engine as the daemon's, in the agent's own thread.
+
+use std::{collections::BTreeMap, time::Duration, time::Instant};
+
+use xsched_sched::{
+    Action, Config, DeviceId, Engine, Event, Hint, HwShare, Nanos, Priority, ProcessId, QueueId,
+    Target, policy,
+};
+use xsched_wire::{Hints, Share, ToScheduler};
+
+use crate::{
+    global::wait,
+    log,
+    shared::{Shared, hush},
+};
+
+/// The only process that a local scheduler knows.
+const SELF: ProcessId = ProcessId(1);
+/// As in a daemon session.
+const TICK: Duration = Duration::from_millis(100);
+const TICK_BUSY: Duration = Duration::from_millis(10);
+
+/// Runs until the process ends.
+pub(crate) fn run(shared: &Shared, policy: Option<&str>) {
+    let config = match policy.map(policy::by_name) {
+        None => Config::default(),
+        Some(Ok(policy)) => Config::new(policy),
+        Some(Err(error)) => {
+            log::warn(&format!("{error}; this program runs unscheduled"));
+            return;
+        }
+    };
+    let mut local = Local {
+        shared,
+        engine: Engine::new(config),
+        started: Instant::now(),
+        queues: BTreeMap::new(),
+        devices: Vec::new(),
+        next: 1,
+        actions: Vec::new(),
+    };
+    for message in shared.announce_all() {
+        local.hear(message);
+    }
+    shared.set_scheduled(true);
+    loop {
+        local.turn();
+    }
+}
+
+struct Local<'a> {
+    shared: &'a Shared,
+    engine: Engine,
+    started: Instant,
+    /// The engine's name of the queue in each slot.
+    queues: BTreeMap<u16, QueueId>,
+    /// Interned device names.
+    devices: Vec<String>,
+    next: u64,
+    actions: Vec<Action>,
+}
+
+impl Local<'_> {
+    fn turn(&mut self) {
+        let tick = if self.shared.any_ready() {
+            TICK_BUSY
+        } else {
+            TICK
+        };
+        let until_timer = self.engine.next_timer().map_or(tick, |at| {
+            Duration::from_nanos(at.saturating_sub(self.now()))
+        });
+        wait(
+            &[self.shared.doorbell(), self.shared.wake_fd()],
+            until_timer.min(tick),
+        );
+        hush(self.shared.doorbell());
+        hush(self.shared.wake_fd());
+        for message in self.shared.take_outbox() {
+            self.hear(message);
+        }
+        let mut dirty = Vec::new();
+        self.shared.layout().take_dirty(|slot| dirty.push(slot));
+        for slot in dirty {
+            self.look(slot);
+        }
+        if self.engine.next_timer().is_some_and(|at| at <= self.now()) {
+            self.tell(Event::Timer);
+        }
+        self.shared.for_each_queue(|_, managed| managed.poll_idle());
+    }
+
+    fn now(&self) -> Nanos {
+        self.started.elapsed().as_nanos() as Nanos
+    }
+
+    /// A message, as a daemon would hear it.
+    fn hear(&mut self, message: ToScheduler) {
+        match message {
+            ToScheduler::CreateQueue(info) => {
+                let queue = QueueId(self.next);
+                self.next += 1;
+                self.queues.insert(info.slot, queue);
+                let device = self.device(&info.device);
+                self.tell(Event::QueueCreated {
+                    queue,
+                    process: SELF,
+                    device,
+                    hints: hints(self.shared.settings.hints),
+                });
+                self.hint(Target::Queue(queue), info.hints);
+                self.look(info.slot);
+                self.shared.hand_over(info.slot);
+            }
+            ToScheduler::DestroyQueue { slot } => {
+                if let Some(queue) = self.queues.remove(&slot) {
+                    self.tell(Event::QueueGone { queue });
+                }
+            }
+            ToScheduler::Hint { slot: None, hints } => self.hint(Target::Process(SELF), hints),
+            ToScheduler::Hint {
+                slot: Some(slot),
+                hints,
+            } => {
+                if let Some(&queue) = self.queues.get(&slot) {
+                    self.hint(Target::Queue(queue), hints);
+                }
+            }
+            ToScheduler::Hold { slot, held } => {
+                if let Some(&queue) = self.queues.get(&slot) {
+                    self.tell(Event::Hold { queue, held });
+                }
+            }
+            ToScheduler::Level { .. } => {}
+        }
+    }
+
+    fn hint(&mut self, target: Target, wanted: Hints) {
+        for hint in hints(wanted) {
+            self.tell(Event::Hint { target, hint });
+        }
+    }
+
+    fn device(&mut self, name: &str) -> DeviceId {
+        let known = self.devices.iter().position(|device| device == name);
+        let index = known.unwrap_or_else(|| {
+            self.devices.push(name.to_owned());
+            self.devices.len() - 1
+        });
+        DeviceId(index as u32)
+    }
+
+    /// Reads the state word of a queue that changed.
+    fn look(&mut self, slot: u16) {
+        let block = self.shared.layout().block(slot);
+        if let (Some(&queue), Some(block)) = (self.queues.get(&slot), block) {
+            self.tell(if block.state().is_ready() {
+                Event::Ready { queue }
+            } else {
+                Event::Idle { queue }
+            });
+        }
+    }
+
+    fn tell(&mut self, event: Event) {
+        let mut actions = std::mem::take(&mut self.actions);
+        if let Err(error) = self.engine.handle(self.now(), event, &mut actions) {
+            log::warn(&format!("local scheduler: {error}"));
+        }
+        for action in actions.drain(..) {
+            self.carry_out(action);
+        }
+        self.actions = actions;
+    }
+
+    fn carry_out(&self, action: Action) {
+        let (Action::Gate { queue, .. } | Action::Share { queue, .. }) = action;
+        let found = self.queues.iter().find(|&(_, &id)| id == queue);
+        let Some((&slot, _)) = found else { return };
+        match action {
+            Action::Gate { open, .. } => {
+                let Some(block) = self.shared.layout().block(slot) else {
+                    return;
+                };
+                if !open {
+                    block.close_gate();
+                } else if block.open_gate() {
+                    block.wake_gate();
+                }
+            }
+            Action::Share { share, .. } => {
+                if let Some(managed) = self.shared.managed(slot) {
+                    managed.apply_share(match share {
+                        HwShare::Normal => Share::Normal,
+                        _ => Share::Background,
+                    });
+                }
+            }
+        }
+    }
+}
+
+/// Hints as the engine takes them; what is out of range was reported when it was read.
+fn hints(wire: Hints) -> Vec<Hint> {
+    let priority = wire.priority.and_then(|value| Priority::new(value).ok());
+    priority.map(Hint::Priority).into_iter().collect()
+}

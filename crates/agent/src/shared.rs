@@ -1,0 +1,367 @@
+//! What the application's threads and the agent's thread share: queues, doorbell, outbox.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::{
+        Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, AtomicI32, AtomicU16, Ordering},
+    },
+};
+
+use rustix::event::{EventfdFlags, eventfd};
+use xsched_wire::{
+    Attributes, Hints, QueueInfo, Share, ToScheduler,
+    env::{Scheduler, Settings},
+    segment::{Layout, OwnSegment, SLOTS},
+};
+use xsched_xqueue::{Link, Managed, Slot};
+
+use crate::AttachError;
+
+/// No session socket.
+const NO_FD: i32 = -1;
+
+pub(crate) struct Shared {
+    pub(crate) settings: Settings,
+    segment: OwnSegment,
+    /// The scheduler's doorbell.
+    doorbell: OwnedFd,
+    /// Wakes the agent's thread for its outbox.
+    wake: OwnedFd,
+    state: Mutex<State>,
+    thread_claimed: AtomicBool,
+    scheduled: AtomicBool,
+    /// Slots that were ever handed out: all below this one.
+    used: AtomicU16,
+    /// In a forked child: nothing here may be used any more.
+    dead: AtomicBool,
+    /// The process is exiting: the bypass stays on.
+    exiting: AtomicBool,
+    /// The session's socket, so that a forked child can close it.
+    pub(crate) session_fd: AtomicI32,
+}
+
+struct State {
+    /// Free slots, longest free first: what a device still writes to an old one is over by then.
+    free: VecDeque<u16>,
+    live: BTreeMap<u16, Entry>,
+    outbox: VecDeque<ToScheduler>,
+}
+
+struct Entry {
+    device: String,
+    hints: Hints,
+    managed: Weak<dyn Managed>,
+}
+
+impl Shared {
+    pub(crate) fn new(settings: Settings) -> Result<Self, AttachError> {
+        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+        Ok(Shared {
+            settings,
+            segment: OwnSegment::create()?,
+            doorbell: eventfd(0, flags).map_err(io::Error::from)?,
+            wake: eventfd(0, flags).map_err(io::Error::from)?,
+            state: Mutex::new(State {
+                free: (0..SLOTS as u16).collect(),
+                live: BTreeMap::new(),
+                outbox: VecDeque::new(),
+            }),
+            thread_claimed: AtomicBool::new(false),
+            scheduled: AtomicBool::new(false),
+            used: AtomicU16::new(0),
+            dead: AtomicBool::new(false),
+            exiting: AtomicBool::new(false),
+            session_fd: AtomicI32::new(NO_FD),
+        })
+    }
+
+    pub(crate) fn layout(&self) -> &'static Layout {
+        self.segment.layout()
+    }
+
+    pub(crate) fn segment_fd(&self) -> BorrowedFd<'_> {
+        self.segment.as_fd()
+    }
+
+    pub(crate) fn doorbell(&self) -> BorrowedFd<'_> {
+        self.doorbell.as_fd()
+    }
+
+    pub(crate) fn wake_fd(&self) -> BorrowedFd<'_> {
+        self.wake.as_fd()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    // ---- queues ----
+
+    pub(crate) fn reserve(&self) -> Result<Slot, AttachError> {
+        if self.is_dead() {
+            return Err(AttachError::Forked);
+        }
+        let index = self
+            .state()
+            .free
+            .pop_front()
+            .ok_or(AttachError::TooManyQueues)?;
+        let block = self
+            .layout()
+            .block(index)
+            .ok_or(AttachError::TooManyQueues)?;
+        self.used.fetch_max(index + 1, Ordering::SeqCst);
+        block.reset();
+        if self.settings.scheduler == Scheduler::Application {
+            let _ = block.open_gate();
+            let _ = block.set_bypass(false);
+        }
+        Ok(Slot { index, block })
+    }
+
+    pub(crate) fn register(
+        &self,
+        slot: Slot,
+        device: &str,
+        hints: Hints,
+        managed: Weak<dyn Managed>,
+    ) {
+        let entry = Entry {
+            device: device.to_owned(),
+            hints,
+            managed,
+        };
+        let mut state = self.state();
+        if let Some(info) = entry.info(slot.index) {
+            state.outbox.push_back(ToScheduler::CreateQueue(info));
+        }
+        state.live.insert(slot.index, entry);
+        drop(state);
+        self.wake();
+    }
+
+    pub(crate) fn hint(&self, slot: Slot, hints: Hints) {
+        let mut state = self.state();
+        if let Some(entry) = state.live.get_mut(&slot.index) {
+            entry.hints = hints;
+        }
+        drop(state);
+        let slot = Some(slot.index);
+        self.post(ToScheduler::Hint { slot, hints });
+    }
+
+    /// All queues as messages, for a scheduler that knows none; what was waiting to be said about
+    /// them is included, so the outbox starts anew.
+    pub(crate) fn announce_all(&self) -> Vec<ToScheduler> {
+        let mut state = self.state();
+        state.outbox.clear();
+        let infos = state
+            .live
+            .iter()
+            .filter_map(|(&slot, entry)| entry.info(slot));
+        infos.map(ToScheduler::CreateQueue).collect()
+    }
+
+    pub(crate) fn take_outbox(&self) -> VecDeque<ToScheduler> {
+        std::mem::take(&mut self.state().outbox)
+    }
+
+    fn post(&self, message: ToScheduler) {
+        self.state().outbox.push_back(message);
+        self.wake();
+    }
+
+    /// Every queue that still exists.
+    pub(crate) fn for_each_queue(&self, mut visit: impl FnMut(Slot, &dyn Managed)) {
+        // Collected first: `visit` may come back here.
+        let live: Vec<_> = {
+            let state = self.state();
+            state
+                .live
+                .iter()
+                .map(|(&index, entry)| (index, entry.managed.clone()))
+                .collect()
+        };
+        for (index, managed) in live {
+            if let (Some(block), Some(managed)) = (self.layout().block(index), managed.upgrade()) {
+                visit(Slot { index, block }, &*managed);
+            }
+        }
+    }
+
+    pub(crate) fn managed(&self, slot: u16) -> Option<std::sync::Arc<dyn Managed>> {
+        self.state().live.get(&slot)?.managed.upgrade()
+    }
+
+    pub(crate) fn is_live(&self, slot: u16) -> bool {
+        self.state().live.contains_key(&slot)
+    }
+
+    pub(crate) fn any_ready(&self) -> bool {
+        let state = self.state();
+        let mut blocks = state
+            .live
+            .keys()
+            .filter_map(|&slot| self.layout().block(slot));
+        blocks.any(|block| block.state().is_ready())
+    }
+
+    // ---- who decides ----
+
+    /// The scheduler has this queue's gate now.
+    pub(crate) fn hand_over(&self, slot: u16) {
+        if self.is_live(slot)
+            && !self.exiting.load(Ordering::SeqCst)
+            && let Some(block) = self.layout().block(slot)
+        {
+            let _ = block.set_bypass(false);
+        }
+    }
+
+    pub(crate) fn set_scheduled(&self, scheduled: bool) {
+        self.scheduled.store(scheduled, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_scheduled(&self) -> bool {
+        self.scheduled.load(Ordering::SeqCst)
+    }
+
+    /// The scheduler is lost: every gate opens, every hardware share is as nobody had touched it.
+    pub(crate) fn release_all(&self) {
+        self.set_scheduled(false);
+        self.for_each_queue(|slot, managed| {
+            open_by_bypass(slot);
+            managed.apply_share(Share::Normal);
+        });
+    }
+
+    /// As `release_all`, at process exit, when the lock may be held for ever.
+    pub(crate) fn release_at_exit(&self) {
+        if self.is_dead() {
+            return;
+        }
+        self.exiting.store(true, Ordering::SeqCst);
+        for index in 0..self.used() {
+            if let Some(block) = self.layout().block(index) {
+                open_by_bypass(Slot { index, block });
+            }
+        }
+        if let Ok(state) = self.state.try_lock() {
+            let live: Vec<_> = state
+                .live
+                .values()
+                .map(|entry| entry.managed.clone())
+                .collect();
+            drop(state);
+            for managed in live.iter().filter_map(Weak::upgrade) {
+                managed.apply_share(Share::Normal);
+            }
+        }
+    }
+
+    /// Slots that were ever handed out.
+    pub(crate) fn used(&self) -> u16 {
+        self.used.load(Ordering::SeqCst)
+    }
+
+    /// True for the one caller who starts the agent's thread.
+    pub(crate) fn claim_thread(&self) -> bool {
+        !self.thread_claimed.swap(true, Ordering::SeqCst)
+    }
+
+    pub(crate) fn is_dead(&self) -> bool {
+        self.dead.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn mark_dead(&self) {
+        self.dead.store(true, Ordering::SeqCst);
+    }
+
+    fn wake(&self) {
+        ring(self.wake.as_fd());
+    }
+}
+
+impl Entry {
+    fn info(&self, slot: u16) -> Option<QueueInfo> {
+        Some(QueueInfo {
+            slot,
+            device: self.device.clone(),
+            hints: self.hints,
+            attributes: self.managed.upgrade()?.attributes(),
+        })
+    }
+}
+
+impl Link for Shared {
+    fn changed(&self, slot: Slot) {
+        if !self.is_dead() {
+            self.layout().set_dirty(slot.index);
+            ring(self.doorbell.as_fd());
+        }
+    }
+
+    fn hold(&self, slot: Slot, held: bool) {
+        match self.settings.scheduler {
+            _ if self.is_dead() => {}
+            Scheduler::Off => {}
+            Scheduler::Application if held => slot.block.close_gate(),
+            Scheduler::Application => {
+                if slot.block.open_gate() {
+                    slot.block.wake_gate();
+                }
+            }
+            Scheduler::Global | Scheduler::Local(_) => self.post(ToScheduler::Hold {
+                slot: slot.index,
+                held,
+            }),
+        }
+    }
+
+    fn level(&self, slot: Slot, attributes: Attributes) {
+        if self.is_dead() {
+            return;
+        }
+        if let Some(reason) = &attributes.reason {
+            crate::log::info(&format!("level {} in force: {reason}", attributes.level));
+        }
+        let slot = slot.index;
+        self.post(ToScheduler::Level { slot, attributes });
+    }
+
+    fn released(&self, slot: Slot) {
+        if self.is_dead() {
+            return;
+        }
+        // Gates that are still in the hw queue must not hold what was launched.
+        open_by_bypass(slot);
+        let mut state = self.state();
+        if state.live.remove(&slot.index).is_some() {
+            state
+                .outbox
+                .push_back(ToScheduler::DestroyQueue { slot: slot.index });
+        }
+        state.free.push_back(slot.index);
+        drop(state);
+        self.wake();
+    }
+}
+
+fn open_by_bypass(slot: Slot) {
+    if slot.block.set_bypass(true) {
+        slot.block.wake_gate();
+    }
+}
+
+/// Adds one to an eventfd. Full means that it rings already.
+fn ring(eventfd: BorrowedFd<'_>) {
+    let _ = rustix::io::write(eventfd, &1_u64.to_ne_bytes());
+}
+
+/// Takes what an eventfd has.
+pub(crate) fn hush(eventfd: BorrowedFd<'_>) {
+    let _ = rustix::io::read(eventfd, &mut [0_u8; 8]);
+}

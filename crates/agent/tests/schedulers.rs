@@ -1,0 +1,108 @@
+//! The in-process schedulers: local, application, none.
+
+mod common;
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+    mpsc,
+};
+
+use common::{agent, counting, queue, until};
+use xsched_wire::env::Scheduler;
+
+#[test]
+fn the_local_scheduler_holds_the_lower_queue() {
+    let agent = agent(Scheduler::Local(Some("hpf".into())));
+    let (high, low) = (queue(&agent, 100), queue(&agent, -100));
+    let in_charge = || !high.slot().block.is_bypassed() && !low.slot().block.is_bypassed();
+    until("both queues are the scheduler's", in_charge);
+    assert!(agent.is_scheduled());
+
+    let (release, held) = mpsc::channel::<()>();
+    high.launch(Box::new(move || {
+        held.recv().map_err(|error| error.to_string())
+    }))
+    .unwrap();
+    until("the low gate closes", || !low.slot().block.is_open());
+    assert!(high.slot().block.is_open());
+
+    let done = Arc::new(AtomicUsize::new(0));
+    low.launch(counting(&done)).unwrap();
+    release.send(()).unwrap();
+    high.synchronize().unwrap();
+    low.synchronize().unwrap();
+    assert_eq!(done.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn a_hint_changes_who_runs() {
+    let agent = agent(Scheduler::Local(None));
+    let (a, b) = (queue(&agent, 100), queue(&agent, -100));
+    until("b is the scheduler's", || !b.slot().block.is_bypassed());
+    let (release, held) = mpsc::channel::<()>();
+    a.launch(Box::new(move || {
+        held.recv().map_err(|error| error.to_string())
+    }))
+    .unwrap();
+    until("b is held", || !b.slot().block.is_open());
+    agent.hint(
+        &b,
+        xsched_wire::Hints {
+            priority: Some(200),
+        },
+    );
+    until("b runs", || b.slot().block.is_open());
+    release.send(()).unwrap();
+    a.synchronize().unwrap();
+}
+
+#[test]
+fn an_unknown_local_policy_passes_through() {
+    let agent = agent(Scheduler::Local(Some("nonsense".into())));
+    let queue = queue(&agent, 0);
+    let done = Arc::new(AtomicUsize::new(0));
+    queue.launch(counting(&done)).unwrap();
+    queue.synchronize().unwrap();
+    assert_eq!(done.load(Ordering::SeqCst), 1);
+    assert!(!agent.is_scheduled());
+}
+
+#[test]
+fn the_application_can_be_the_scheduler() {
+    let agent = agent(Scheduler::Application);
+    let queue = queue(&agent, 0);
+    let done = Arc::new(AtomicUsize::new(0));
+    queue.launch(counting(&done)).unwrap();
+    queue.synchronize().unwrap();
+    queue.suspend();
+    assert!(!queue.slot().block.is_open());
+    let ticket = queue.submit(counting(&done)).unwrap();
+    assert!(!queue.query(ticket));
+    queue.resume();
+    queue.wait(ticket).unwrap();
+    assert_eq!(done.load(Ordering::SeqCst), 2);
+}
+
+#[test]
+fn switched_off_means_untouched() {
+    let agent = agent(Scheduler::Off);
+    let queue = queue(&agent, 0);
+    assert_eq!(queue.level(), None);
+    let done = Arc::new(AtomicUsize::new(0));
+    for _ in 0..1000 {
+        queue.launch(counting(&done)).unwrap();
+    }
+    queue.synchronize().unwrap();
+    assert_eq!(done.load(Ordering::SeqCst), 1000);
+}
+
+#[test]
+fn slots_come_back() {
+    let agent = agent(Scheduler::Off);
+    for _ in 0..xsched_wire::segment::SLOTS / 64 {
+        let queues: Vec<_> = (0..64).map(|_| queue(&agent, 0)).collect();
+        drop(queues);
+    }
+    queue(&agent, 0);
+}

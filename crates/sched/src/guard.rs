@@ -1,0 +1,315 @@
+//! The starvation guard of one device: a minimal share for every ready group that the policy does not run.
+//!
+//! A group that has waited for `wait` is due a *piece*: it has the device to itself for at most 5 ms. Those that are due
+//! are served in the order in which they became so, and from the start of one piece to the next so much time passes that
+//! all pieces together never take more than the cap (25 %). What the policy gives a group pays for its waiting at the
+//! same rate (5 ms for `wait`), so one that runs regularly never becomes due.
+//!
+//! Why that keeps the promise of min(min_share, ¾ cap ÷ n) over any window in which at most n groups wait: a *rotation*
+//! is a tenth of the window, and pieces are so small that serving all n groups once, within the cap, takes no longer.
+//! A group's pieces are 0.85 rotations apart (`wait` and the piece), or one rotation where the cap binds; the first may
+//! come up to one rotation late. A window so holds ten pieces, or nine where the cap binds, and the policy's own service
+//! puts off at most one. A piece is a tenth of the window's promise or, where the cap binds, more than an eighth, so that
+//! some milliseconds are in hand for late timers.
+
+use crate::{
+    ids::{GroupId, Nanos},
+    policy::GroupView,
+};
+
+/// No piece is worth less than this, nor charged less: switching costs some 100 µs. With more groups waiting than such
+/// pieces fit into a rotation, rotations become longer and the promise holds over a window so much longer.
+const SHORTEST_PIECE: Nanos = 500_000;
+
+/// The figures that the configuration comes down to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rules {
+    min_share: f64,
+    /// The most that all pieces together take of the device.
+    cap: f64,
+    rotation: f64,
+    longest_piece: Nanos,
+    /// How long a group waits before it is due a piece.
+    wait: Nanos,
+    /// So many ns of waiting does 1 ns of service pay for.
+    worth: u64,
+}
+
+impl Rules {
+    /// None where the guard is off.
+    pub(crate) fn new(min_share: f64, cap: f64, window: Nanos, piece: Nanos) -> Option<Rules> {
+        // A NaN turns it off, too.
+        let on = min_share > 0.0 && cap > 0.0 && window > 0 && piece > 0;
+        if !on {
+            return None;
+        }
+        let cap = cap.min(0.5);
+        let min_share = min_share.min(cap);
+        let rotation = (window as f64 / 10.0).min(piece as f64 / min_share);
+        let longest_piece =
+            ((min_share * rotation) as Nanos).clamp(SHORTEST_PIECE.min(piece), piece);
+        let wait = (0.8 * rotation) as Nanos;
+        Some(Rules {
+            min_share,
+            cap,
+            rotation,
+            longest_piece,
+            wait,
+            worth: wait.div_ceil(longest_piece),
+        })
+    }
+
+    /// The share of the device that each of so many waiting groups is promised.
+    pub(crate) fn promise(&self, waiting: usize) -> f64 {
+        self.min_share.min(0.75 * self.cap / waiting.max(1) as f64)
+    }
+
+    fn piece(&self, waiting: usize) -> Nanos {
+        let fair = (self.cap * self.rotation / waiting.max(1) as f64) as Nanos;
+        fair.clamp(SHORTEST_PIECE.min(self.longest_piece), self.longest_piece)
+    }
+}
+
+/// What one group is owed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Credit {
+    /// While it waits: when it is due a piece.
+    due: Nanos,
+    /// While it does not: the waiting that was not paid for, and how its time stood when that was counted.
+    waited: Nanos,
+    then: Times,
+}
+
+impl Credit {
+    /// Nothing is owed yet.
+    pub(crate) fn new(times: Times) -> Credit {
+        Credit {
+            due: 0,
+            waited: 0,
+            then: times,
+        }
+    }
+}
+
+/// How a group's time has passed so far; what remains to `now` it was idle.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Times {
+    pub(crate) now: Nanos,
+    /// Ready and open.
+    pub(crate) served: Nanos,
+    /// Ready and closed.
+    pub(crate) waiting: Nanos,
+}
+
+impl Times {
+    pub(crate) fn of(view: &GroupView, now: Nanos) -> Times {
+        Times {
+            now,
+            served: view.served(now),
+            waiting: view.waiting(now),
+        }
+    }
+}
+
+/// The pieces of one device.
+#[derive(Debug)]
+pub(crate) struct Guard {
+    rules: Option<Rules>,
+    piece: Option<Piece>,
+    /// When the next piece may start.
+    free_at: Nanos,
+    /// No waiting group is due before this.
+    earliest_due: Nanos,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Piece {
+    group: GroupId,
+    start: Nanos,
+    end: Nanos,
+}
+
+impl Guard {
+    pub(crate) fn new(rules: Option<Rules>) -> Guard {
+        Guard {
+            rules,
+            piece: None,
+            free_at: 0,
+            earliest_due: Nanos::MAX,
+        }
+    }
+
+    /// Who has the device to itself now.
+    pub(crate) fn holder(&self) -> Option<GroupId> {
+        self.piece.map(|piece| piece.group)
+    }
+
+    /// When [`Guard::piece_is_over`] or [`Guard::may_grant`] will next say yes, if so many groups go on waiting.
+    pub(crate) fn next(&self, waiting: usize) -> Option<Nanos> {
+        match self.piece {
+            Some(piece) => Some(piece.end),
+            None if waiting > 0 && self.earliest_due < Nanos::MAX => {
+                Some(self.earliest_due.max(self.free_at))
+            }
+            None => None,
+        }
+    }
+
+    /// The share of the device that each of so many waiting groups is promised.
+    pub(crate) fn promise(&self, waiting: usize) -> f64 {
+        self.rules.map_or(0.0, |rules| rules.promise(waiting))
+    }
+
+    /// A group begins to wait by the policy's decision.
+    pub(crate) fn start_waiting(&mut self, times: Times, credit: &mut Credit) {
+        let Some(rules) = self.rules else { return };
+        let served = times.served - credit.then.served;
+        // It was closed for the pieces of others, although the policy ran it.
+        let waited = times.waiting - credit.then.waiting;
+        let idle = (times.now - credit.then.now).saturating_sub(served + waited);
+        // Service pays for waiting; idle time lets it be forgotten one for one.
+        let paid = served.saturating_mul(rules.worth).saturating_add(idle);
+        credit.waited = (credit.waited + waited).saturating_sub(paid);
+        credit.due = (times.now + rules.wait).saturating_sub(credit.waited);
+        self.earliest_due = self.earliest_due.min(credit.due);
+    }
+
+    /// A group no longer waits: the policy runs it, or it has no work.
+    pub(crate) fn stop_waiting(&mut self, times: Times, credit: &mut Credit) {
+        let Some(rules) = self.rules else { return };
+        credit.waited = (times.now + rules.wait).saturating_sub(credit.due);
+        credit.then = times;
+    }
+
+    /// Whether the piece in progress has run out.
+    pub(crate) fn piece_is_over(&self, now: Nanos) -> bool {
+        self.piece.is_some_and(|piece| now >= piece.end)
+    }
+
+    /// Ends the piece in progress, early or late, and charges for it. The holder may be gone.
+    pub(crate) fn end_piece(&mut self, now: Nanos, credit: Option<&mut Credit>) {
+        let (Some(piece), Some(rules)) = (self.piece.take(), self.rules) else {
+            return;
+        };
+        let whole = piece.end - piece.start;
+        let used = (now - piece.start).max(SHORTEST_PIECE.min(whole));
+        self.free_at = piece.start + (used as f64 / rules.cap) as Nanos;
+        if let Some(credit) = credit {
+            let period = (rules.wait + rules.longest_piece) as f64;
+            // Not before now, or one that was served late for long would come before all newcomers.
+            credit.due = now.max(credit.due + (period * used as f64 / whole as f64) as Nanos);
+            self.earliest_due = self.earliest_due.min(credit.due);
+        }
+    }
+
+    /// Whether it is time to look for a group that is due.
+    pub(crate) fn may_grant(&self, now: Nanos) -> bool {
+        self.piece.is_none() && now >= self.earliest_due.max(self.free_at)
+    }
+
+    /// Gives a piece to the group that was due first, if any is.
+    pub(crate) fn grant<'a>(
+        &mut self,
+        now: Nanos,
+        waiting: impl Iterator<Item = (GroupId, &'a Credit)>,
+    ) {
+        let Some(rules) = self.rules else { return };
+        let mut count = 0;
+        let first = waiting
+            .inspect(|_| count += 1)
+            .min_by_key(|(group, credit)| (credit.due, *group));
+        match first {
+            Some((group, credit)) if credit.due <= now => {
+                self.piece = Some(Piece {
+                    group,
+                    start: now,
+                    end: now + rules.piece(count),
+                });
+                // Others may be due already: look again when the next piece may start.
+                self.earliest_due = 0;
+            }
+            first => self.earliest_due = first.map_or(Nanos::MAX, |(_, credit)| credit.due),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Nanos = 1_000_000;
+
+    fn rules(min_share: f64) -> Option<Rules> {
+        Rules::new(min_share, 0.25, 1_000 * MS, 5 * MS)
+    }
+
+    #[track_caller]
+    fn check_rules(min_share: f64, waiting: usize, promise: f64, piece: Nanos) {
+        let rules = rules(min_share).expect("the guard is on");
+        assert!(
+            (rules.promise(waiting) - promise).abs() < 1e-9,
+            "{}",
+            rules.promise(waiting)
+        );
+        assert!(
+            rules.piece(waiting).abs_diff(piece) <= 1,
+            "{}",
+            rules.piece(waiting)
+        );
+    }
+
+    #[test]
+    fn pieces_shrink_as_more_groups_wait() {
+        check_rules(0.05, 1, 0.05, 5 * MS);
+        check_rules(0.05, 3, 0.05, 5 * MS);
+        check_rules(0.05, 5, 0.0375, 5 * MS);
+        check_rules(0.05, 10, 0.01875, 2_500_000);
+        check_rules(0.05, 1_000, 0.0001875, SHORTEST_PIECE);
+        check_rules(0.9, 1, 0.1875, 5 * MS);
+        check_rules(0.001, 1, 0.001, SHORTEST_PIECE);
+    }
+
+    #[test]
+    fn nothing_or_nonsense_turns_it_off() {
+        for share in [0.0, -1.0, f64::NAN] {
+            assert!(rules(share).is_none(), "{share}");
+        }
+        assert!(Rules::new(0.05, 0.0, 1_000 * MS, 5 * MS).is_none());
+        assert!(Rules::new(0.05, 0.25, 0, 5 * MS).is_none());
+        assert!(Rules::new(0.05, 0.25, 1_000 * MS, 0).is_none());
+    }
+
+    /// Waits, is served, is idle for the given times in turn; gives how long it must still wait for a piece.
+    #[track_caller]
+    fn check_credit(rounds: &[(Nanos, Nanos, Nanos)], expect: i64) {
+        let mut guard = Guard::new(rules(0.05));
+        let mut times = Times {
+            now: 1_000 * MS,
+            served: 300 * MS,
+            waiting: 400 * MS,
+        };
+        let mut credit = Credit::new(times);
+        for &(wait, serve, idle) in rounds {
+            guard.start_waiting(times, &mut credit);
+            times.now += wait * MS;
+            times.waiting += wait * MS;
+            guard.stop_waiting(times, &mut credit);
+            times.now += (serve + idle) * MS;
+            times.served += serve * MS;
+        }
+        guard.start_waiting(times, &mut credit);
+        assert_eq!((credit.due as i64 - times.now as i64) / MS as i64, expect);
+    }
+
+    #[test]
+    fn service_pays_for_waiting() {
+        check_credit(&[], 80);
+        check_credit(&[(60, 0, 0)], 20);
+        check_credit(&[(60, 0, 15)], 35);
+        check_credit(&[(60, 2, 0)], 52);
+        check_credit(&[(60, 4, 0), (60, 4, 0), (70, 5, 0)], 80);
+        check_credit(&[(40, 1, 0), (40, 1, 0)], 32);
+        check_credit(&[(200, 0, 0)], -120);
+        check_credit(&[(200, 1, 0)], -104);
+    }
+}

@@ -1,0 +1,181 @@
+//! Who is registered: queues, the groups that they form, and where a group's view is kept.
+
+use crate::{
+    event::{Action, HwShare},
+    hint::Priority,
+    ids::{GroupId, Nanos, ProcessId, QueueId},
+    policy::GroupView,
+};
+use std::ops::{Index, IndexMut};
+
+/// All queues and groups, by dense index.
+#[derive(Default)]
+pub(crate) struct Registry {
+    pub(crate) queues: Slab<Queue>,
+    pub(crate) groups: Slab<Group>,
+}
+
+pub(crate) struct Queue {
+    pub(crate) id: QueueId,
+    pub(crate) process: ProcessId,
+    pub(crate) group: GroupId,
+    pub(crate) ready: bool,
+    /// Suspended by the application itself.
+    pub(crate) held: bool,
+    /// What the host was last told; nothing yet for a new queue.
+    pub(crate) gate: Option<bool>,
+    pub(crate) share: HwShare,
+}
+
+impl Queue {
+    /// Whether it makes its group ready.
+    pub(crate) fn counts(&self) -> bool {
+        self.ready && !self.held
+    }
+
+    /// Tells the host what differs from what it was told.
+    pub(crate) fn sync(&mut self, open: bool, share: HwShare, batch: &mut Batch<'_>) {
+        let (queue, open) = (self.id, open && !self.held);
+        if self.gate != Some(open) {
+            self.gate = Some(open);
+            if open {
+                &mut *batch.opens
+            } else {
+                &mut *batch.closes
+            }
+            .push(Action::Gate { queue, open });
+        }
+        if self.share != share {
+            self.share = share;
+            batch.shares.push(Action::Share { queue, share });
+        }
+    }
+}
+
+/// Where the actions of one event are gathered, so that closes come first and opens last.
+pub(crate) struct Batch<'a> {
+    pub(crate) closes: &'a mut Vec<Action>,
+    pub(crate) shares: &'a mut Vec<Action>,
+    pub(crate) opens: &'a mut Vec<Action>,
+}
+
+pub(crate) struct Group {
+    /// Index of its device in the engine.
+    pub(crate) device: usize,
+    /// It is one queue that has a priority of its own.
+    pub(crate) own: bool,
+    pub(crate) queues: Vec<usize>,
+    /// How many of its queues count as ready.
+    pub(crate) ready_queues: usize,
+    /// The host saw its process stopped.
+    pub(crate) stopped: bool,
+    /// When it last moved, or was last given the device by the policy.
+    pub(crate) last_progress: Nanos,
+    /// How often it was closed while it had work.
+    pub(crate) preemptions: u64,
+    pub(crate) place: Place,
+}
+
+/// Where the view of a group is kept.
+pub(crate) enum Place {
+    /// At this position among the active groups of its device.
+    Active(usize),
+    /// Here: idle for long, closed, and no policy sees it.
+    Parked(GroupView),
+}
+
+impl Registry {
+    pub(crate) fn group(&mut self, group: GroupId) -> &mut Group {
+        &mut self.groups[group.0 as usize]
+    }
+
+    pub(crate) fn sync_group(&mut self, view: &GroupView, batch: &mut Batch<'_>) {
+        for &queue in &self.groups[view.id.0 as usize].queues {
+            self.queues[queue].sync(view.open, view.share, batch);
+        }
+    }
+
+    /// A new group without queues; the caller places its view.
+    pub(crate) fn add_group(
+        &mut self,
+        device: usize,
+        own: bool,
+        process: ProcessId,
+        priority: Priority,
+        now: Nanos,
+    ) -> GroupId {
+        let id = GroupId(self.groups.next_index() as u32);
+        self.groups.insert(Group {
+            device,
+            own,
+            queues: Vec::with_capacity(1),
+            ready_queues: 0,
+            stopped: false,
+            last_progress: now,
+            preemptions: 0,
+            place: Place::Parked(GroupView::new(id, process, priority, now)),
+        });
+        id
+    }
+}
+
+/// Values at dense indices that stay while the value does.
+pub(crate) struct Slab<T> {
+    entries: Vec<Option<T>>,
+    free: Vec<usize>,
+}
+
+impl<T> Slab<T> {
+    /// The index that the next insertion will give.
+    pub(crate) fn next_index(&self) -> usize {
+        self.free.last().copied().unwrap_or(self.entries.len())
+    }
+
+    pub(crate) fn insert(&mut self, value: T) -> usize {
+        match self.free.pop() {
+            Some(index) => {
+                self.entries[index] = Some(value);
+                index
+            }
+            None => {
+                self.entries.push(Some(value));
+                self.entries.len() - 1
+            }
+        }
+    }
+
+    pub(crate) fn remove(&mut self, index: usize) -> T {
+        self.free.push(index);
+        self.entries[index].take().expect("the index is in use")
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (usize, &T)> {
+        self.entries
+            .iter()
+            .enumerate()
+            .filter_map(|(index, entry)| Some((index, entry.as_ref()?)))
+    }
+}
+
+impl<T> Default for Slab<T> {
+    fn default() -> Slab<T> {
+        Slab {
+            entries: Vec::new(),
+            free: Vec::new(),
+        }
+    }
+}
+
+impl<T> Index<usize> for Slab<T> {
+    type Output = T;
+
+    fn index(&self, index: usize) -> &T {
+        self.entries[index].as_ref().expect("the index is in use")
+    }
+}
+
+impl<T> IndexMut<usize> for Slab<T> {
+    fn index_mut(&mut self, index: usize) -> &mut T {
+        self.entries[index].as_mut().expect("the index is in use")
+    }
+}
