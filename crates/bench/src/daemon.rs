@@ -1,0 +1,112 @@
+//! A private daemon for the scheduled phase, on a socket that nobody else uses.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
+use tempfile::TempDir;
+
+use crate::interrupt::Interrupt;
+use crate::launch::{END_GRACE, Launcher, Process, describe_exit};
+use crate::phase::Failure;
+
+/// How long the daemon may take until it listens.
+const START_LIMIT: Duration = Duration::from_secs(15);
+
+/// How often the wait looks again.
+const POLL: Duration = Duration::from_millis(10);
+
+/// A running daemon. Dropping it ends it and removes its directory.
+#[derive(Debug)]
+pub struct Daemon {
+    process: Process,
+    socket: PathBuf,
+    /// Readable by its owner alone.
+    _dir: TempDir,
+}
+
+impl Daemon {
+    /// Starts a daemon and waits until it listens.
+    pub fn start(launcher: &Launcher, interrupt: &Interrupt) -> Result<Daemon, Failure> {
+        let fail = |reason: String| Failure::Daemon(format!("could not be started: {reason}"));
+        let dir = tempfile::Builder::new()
+            .prefix("xsched-bench-")
+            .tempdir_in(socket_root())
+            .map_err(|error| fail(error.to_string()))?;
+        let socket = dir.path().join("xsched.sock");
+        let process = launcher
+            .spawn(launcher.daemon_command(&socket), "daemon")
+            .map_err(|error| fail(error.to_string()))?;
+        let mut daemon = Daemon {
+            process,
+            socket,
+            _dir: dir,
+        };
+
+        let deadline = Instant::now() + START_LIMIT;
+        while connect(&daemon.socket).is_err() {
+            if let Some(signal) = interrupt.received() {
+                return Err(Failure::Interrupted(signal));
+            }
+            daemon.check()?;
+            if Instant::now() >= deadline {
+                let log = daemon.process.log().display();
+                return Err(fail(format!(
+                    "it did not listen within {} s; log: {log}",
+                    START_LIMIT.as_secs()
+                )));
+            }
+            std::thread::sleep(POLL);
+        }
+        Ok(daemon)
+    }
+
+    /// Where it listens.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Fails if the daemon has ended: nobody scheduled the rest of the phase, then.
+    pub fn check(&mut self) -> Result<(), Failure> {
+        match self.process.poll_exit() {
+            None => Ok(()),
+            Some(status) => {
+                let words = self
+                    .process
+                    .last_words()
+                    .map(|words| format!(" ({words})"))
+                    .unwrap_or_default();
+                let log = self.process.log().display();
+                Err(Failure::Daemon(format!(
+                    "ended early with {}{words}; log: {log}",
+                    describe_exit(status)
+                )))
+            }
+        }
+    }
+}
+
+/// Connects as an agent does, and hangs up.
+fn connect(socket: &Path) -> io::Result<()> {
+    let address = SocketAddrUnix::new(socket)?;
+    let flags = SocketFlags::CLOEXEC;
+    let client = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+    Ok(rustix::net::connect(&client, &address)?)
+}
+
+/// Where the socket's directory goes: a socket's path may have 107 bytes at most.
+fn socket_root() -> PathBuf {
+    let root = std::env::temp_dir();
+    if root.as_os_str().len() <= 64 {
+        root
+    } else {
+        "/tmp".into()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.process.end(END_GRACE);
+    }
+}

@@ -1,0 +1,119 @@
+//! Benchmarks of the scheduler: scenarios, their workloads, statistics, reports.
+//!
+//! `xsched bench SCENARIO` enters at [`run`]; a scenario ([`scenario`]) describes its phases as
+//! data ([`task`]); a phase ([`phase`]) is a set of worker processes ([`worker`]) that start
+//! together, each through `xsched run`. Results are judged ([`verdict`]) and written ([`store`],
+//! [`report`]).
+
+#![forbid(unsafe_code)]
+
+pub mod scenario;
+
+pub mod daemon;
+pub mod interrupt;
+pub mod launch;
+pub mod phase;
+pub mod session;
+pub mod task;
+
+pub mod manifest;
+pub mod report;
+pub mod results;
+pub mod stats;
+pub mod store;
+pub mod verdict;
+
+pub mod models;
+pub mod worker;
+
+mod console;
+
+use std::ffi::OsString;
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+pub use console::{Console, PhaseProgress};
+use interrupt::Interrupt;
+use phase::Limits;
+
+/// Arguments of `xsched bench`.
+#[derive(Debug, clap::Args)]
+pub struct BenchArgs {
+    /// What to run.
+    #[command(subcommand)]
+    pub scenario: scenario::Selected,
+}
+
+/// What a benchmark needs to know of the program that it runs in.
+pub struct Context {
+    /// The command `xsched`, which starts workers and daemons.
+    pub program: PathBuf,
+    /// Its version, for the records.
+    pub version: String,
+    /// The command line that led here, for the records.
+    pub command: Vec<String>,
+    /// Set for every child process.
+    pub environment: Vec<(OsString, OsString)>,
+    /// Results for scripts, and text for people unless `--json` is given.
+    pub stdout: Box<dyn Write + Send>,
+    /// Errors, and with `--json` text for people.
+    pub stderr: Box<dyn Write + Send>,
+    /// Progress may be drawn on the terminal.
+    pub interactive: bool,
+    /// How long each step of a phase may take.
+    pub limits: Limits,
+    /// Ctrl-C.
+    pub interrupt: Interrupt,
+}
+
+impl Context {
+    /// The context of this very process. Takes SIGINT and SIGTERM over.
+    pub fn current(version: &str) -> std::io::Result<Context> {
+        Ok(Context {
+            program: std::env::current_exe()?,
+            version: version.to_owned(),
+            command: std::env::args_os()
+                .map(|word| word.to_string_lossy().into_owned())
+                .collect(),
+            environment: Vec::new(),
+            stdout: Box::new(std::io::stdout()),
+            stderr: Box::new(std::io::stderr()),
+            interactive: std::io::stderr().is_terminal(),
+            limits: Limits::default(),
+            interrupt: Interrupt::on_signals()?,
+        })
+    }
+}
+
+/// How a benchmark ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It passed; where there is nothing to judge, it was measured to the end.
+    Pass,
+    /// A criterion was not met or could not be judged, or the run failed.
+    Fail,
+    /// Ended by a signal.
+    Interrupted,
+}
+
+impl From<Outcome> for ExitCode {
+    fn from(outcome: Outcome) -> ExitCode {
+        match outcome {
+            Outcome::Pass => ExitCode::SUCCESS,
+            Outcome::Fail => ExitCode::from(1),
+            Outcome::Interrupted => ExitCode::from(130),
+        }
+    }
+}
+
+/// A request that makes no sense or cannot be met, in one line; nothing has been run. Exit code 2.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct UsageError(pub String);
+
+/// Runs a benchmark: exit code 0 on pass, 1 on a failed verdict or run, 130 on Ctrl-C. A
+/// [`UsageError`] means exit code 2.
+pub fn run(args: BenchArgs, mut context: Context) -> anyhow::Result<ExitCode> {
+    Ok(args.scenario.run(&mut context)?.into())
+}

@@ -1,0 +1,76 @@
+//! The CPU's workload: a ResNet of [`models`](crate::models) on a scheduled CPU queue.
+
+use std::fmt::Display;
+
+use xsched_agent::Agent;
+use xsched_cpu::CpuQueue;
+use xsched_xqueue::XQueue;
+
+use super::{Failure, WorkerArgs, Workload};
+use crate::models::{Images, Model, Scores};
+
+/// A model, its input, and the queue that it runs on.
+pub(super) struct CpuWorkload {
+    model: Model,
+    images: Images,
+    scores: Scores,
+    queue: XQueue<CpuQueue>,
+    agent: Agent,
+}
+
+impl CpuWorkload {
+    pub(super) fn new(args: &WorkerArgs) -> Result<CpuWorkload, Failure> {
+        let (batch, size) = (args.batch, args.image_size);
+        let images = Images::random(batch, size, args.seed)
+            .ok_or_else(|| Failure::out_of_memory(format!("no room for {batch} images")))?;
+        let model = Model::new(args.model, size, args.seed).map_err(Failure::other)?;
+        let threads = match args.threads {
+            Some(threads) => threads,
+            None => std::thread::available_parallelism()
+                .map_err(Failure::other)?
+                .get(),
+        };
+        let agent = Agent::from_env().map_err(Failure::device)?;
+        let hardware = CpuQueue::new(threads).map_err(Failure::device)?;
+        let queue = agent
+            .attach(hardware, xsched_cpu::DEVICE)
+            .map_err(Failure::device)?;
+        Ok(CpuWorkload {
+            model,
+            images,
+            scores: Scores::default(),
+            queue,
+            agent,
+        })
+    }
+}
+
+impl Workload for CpuWorkload {
+    fn commands(&self) -> usize {
+        self.model.command_count(self.images.batch())
+    }
+
+    fn level(&self) -> u8 {
+        // The queue keeps its level while nobody schedules it.
+        let level = self.queue.level().filter(|_| self.agent.is_scheduled());
+        level.map_or(0, |level| level as u8)
+    }
+
+    fn infer(&mut self) -> Result<Vec<f32>, Failure> {
+        for command in self.model.commands(&self.images, &self.scores) {
+            self.queue.launch(command).map_err(Failure::device)?;
+        }
+        self.queue.synchronize().map_err(command_failed)?;
+        Ok(self.scores.take())
+    }
+}
+
+/// Allocators say so in words only.
+fn command_failed(error: impl Display) -> Failure {
+    let message = error.to_string();
+    if message.to_lowercase().contains("out of memory") {
+        Failure::out_of_memory(message)
+    } else {
+        Failure::device(message)
+    }
+}

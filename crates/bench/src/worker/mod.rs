@@ -1,0 +1,337 @@
+//! The workload process behind `xsched worker`: serves one model's requests and reports how long
+//! they took.
+//!
+//! The harness starts it through `xsched run` and speaks [`protocol`] with it. A new device is a
+//! `Workload` in a file beside `cpu.rs`, and an arm of [`Device`].
+
+#![forbid(unsafe_code)]
+
+mod cpu;
+mod pace;
+pub mod protocol;
+
+use std::fmt::Display;
+use std::io::{self, BufRead, BufReader, Write};
+use std::process::ExitCode;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, TryRecvError};
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::models::{Architecture, IMAGE_SIZE};
+use pace::{Clock, Nanos, SECOND, Schedule};
+use protocol::{ErrorKind, Instruction, Report};
+
+/// What to run, and how requests arrive.
+#[derive(Debug, Clone, clap::Args)]
+pub struct WorkerArgs {
+    /// Model to run.
+    #[arg(long)]
+    pub model: Architecture,
+    /// Images per request.
+    #[arg(long, default_value_t = 1)]
+    pub batch: usize,
+    /// Where to run it.
+    #[arg(long, default_value = "cpu")]
+    pub device: Device,
+    /// On a fixed schedule (open) or back to back (closed).
+    #[arg(long)]
+    pub arrival: Arrival,
+    /// Requests per second of the open loop.
+    #[arg(long)]
+    pub rate: Option<f64>,
+    /// Seconds in which requests arrive.
+    #[arg(long)]
+    pub duration: f64,
+    /// Requests before the measurement.
+    #[arg(long, default_value_t = 10)]
+    pub warmup: u32,
+    /// Fixes weights and images.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Threads that compute; all cores by default.
+    #[arg(long)]
+    pub threads: Option<usize>,
+    /// Side of the images in pixels; smaller than usual makes a quick test.
+    #[arg(long, hide = true, default_value_t = IMAGE_SIZE)]
+    pub image_size: usize,
+}
+
+/// Where a model runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Device {
+    /// The CPU as an XPU.
+    Cpu,
+}
+
+/// How requests arrive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Arrival {
+    /// On a fixed schedule, ready or not.
+    Open,
+    /// Each when the one before it is done.
+    Closed,
+}
+
+/// Runs a worker on standard input and output. A failure is reported on standard output and makes
+/// the exit code 1; an error here means that nobody listens there any more.
+pub fn run(args: WorkerArgs) -> anyhow::Result<ExitCode> {
+    let instructions = read_instructions(BufReader::new(io::stdin()));
+    let mut output = io::stdout().lock();
+    Ok(match work(&args, instructions, &mut output) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            failure.report(&mut output)?;
+            ExitCode::FAILURE
+        }
+    })
+}
+
+/// A model on a device: what a request does.
+trait Workload {
+    /// Commands per request.
+    fn commands(&self) -> usize;
+    /// Preemption level in force; 0 = unscheduled.
+    fn level(&self) -> u8;
+    /// Serves one request: launches its commands, waits for them, returns the output.
+    fn infer(&mut self) -> Result<Vec<f32>, Failure>;
+}
+
+/// Why a worker gave up.
+#[derive(Debug, PartialEq, Eq)]
+struct Failure {
+    kind: ErrorKind,
+    message: String,
+}
+
+impl Failure {
+    fn usage(message: impl Display) -> Failure {
+        Failure::new(ErrorKind::Usage, message)
+    }
+
+    fn out_of_memory(message: impl Display) -> Failure {
+        Failure::new(ErrorKind::OutOfMemory, message)
+    }
+
+    fn device(error: impl Display) -> Failure {
+        Failure::new(ErrorKind::Device, error)
+    }
+
+    fn other(error: impl Display) -> Failure {
+        Failure::new(ErrorKind::Other, error)
+    }
+
+    fn new(kind: ErrorKind, message: impl Display) -> Failure {
+        // A report is one line, and so is what it quotes.
+        let message = message.to_string().replace('\n', " ");
+        Failure { kind, message }
+    }
+
+    fn report(self, output: &mut impl Write) -> io::Result<()> {
+        let Failure { kind, message } = self;
+        write_report(output, &Report::Error { kind, message })
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Failure {
+        Failure::other(error)
+    }
+}
+
+fn work(
+    args: &WorkerArgs,
+    instructions: Receiver<Instruction>,
+    output: &mut impl Write,
+) -> Result<(), Failure> {
+    let mut clock = RealClock {
+        instructions,
+        stopped: false,
+    };
+    let began = clock.now();
+    let schedule = schedule(args)?;
+    let mut workload = match args.device {
+        Device::Cpu => cpu::CpuWorkload::new(args)?,
+    };
+    let mut outputs = Outputs::default();
+    for _ in 0..args.warmup {
+        outputs.check(&workload.infer()?);
+    }
+    let ready = Report::Ready {
+        model: args.model.name().to_owned(),
+        batch: args.batch,
+        commands: workload.commands(),
+        setup_ms: milliseconds(clock.now() - began),
+        level: workload.level(),
+    };
+    write_report(output, &ready)?;
+
+    clock.wait_for_start();
+    let serve = || workload.infer().map(|scores| outputs.check(&scores));
+    let progress = |completed, elapsed| {
+        let elapsed_ms = milliseconds(elapsed);
+        Ok(write_report(
+            output,
+            &Report::Progress {
+                completed,
+                elapsed_ms,
+            },
+        )?)
+    };
+    let (epoch, requests) = pace::drive(schedule, &mut clock, serve, progress)?;
+    let sample = |request: &pace::Request| {
+        [request.arrival, request.start, request.latency()].map(milliseconds)
+    };
+    let result = Report::Result {
+        completed: requests.len() as u64,
+        elapsed_ms: milliseconds(clock.now() - epoch),
+        start_ns: epoch,
+        samples: requests.iter().map(sample).collect(),
+        digest: outputs.digest(),
+        digests_equal: outputs.equal,
+    };
+    Ok(write_report(output, &result)?)
+}
+
+fn schedule(args: &WorkerArgs) -> Result<Schedule, Failure> {
+    let positive = |name: &str, value: f64| {
+        if value.is_finite() && value > 0.0 {
+            Ok(value)
+        } else {
+            Err(Failure::usage(format!(
+                "--{name} {value} must be a positive number"
+            )))
+        }
+    };
+    let at_least_one = |name: &str, value: usize| match value {
+        0 => Err(Failure::usage(format!("--{name} 0 must be at least 1"))),
+        _ => Ok(()),
+    };
+    at_least_one("batch", args.batch)?;
+    at_least_one("image-size", args.image_size)?;
+    at_least_one("threads", args.threads.unwrap_or(1))?;
+    let rate_hz = match (args.arrival, args.rate) {
+        (Arrival::Open, Some(rate)) => Some(positive("rate", rate)?),
+        (Arrival::Open, None) => return Err(Failure::usage("--arrival open needs --rate")),
+        (Arrival::Closed, None) => None,
+        (Arrival::Closed, Some(_)) => {
+            return Err(Failure::usage("--rate is for --arrival open only"));
+        }
+    };
+    let duration = (positive("duration", args.duration)? * SECOND as f64) as Nanos;
+    Ok(Schedule { rate_hz, duration })
+}
+
+/// The first output, and whether the others are the same.
+struct Outputs {
+    first: Option<u64>,
+    equal: bool,
+}
+
+impl Default for Outputs {
+    fn default() -> Outputs {
+        Outputs {
+            first: None,
+            equal: true,
+        }
+    }
+}
+
+impl Outputs {
+    fn check(&mut self, output: &[f32]) {
+        let digest = fnv1a(output);
+        self.equal &= *self.first.get_or_insert(digest) == digest;
+    }
+
+    /// Empty if there was no output.
+    fn digest(&self) -> String {
+        self.first
+            .map_or_else(String::new, |digest| format!("{digest:016x}"))
+    }
+}
+
+/// FNV-1a, 64 bits, of the values' bytes (little-endian).
+fn fnv1a(values: &[f32]) -> u64 {
+    values
+        .iter()
+        .flat_map(|value| value.to_le_bytes())
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        })
+}
+
+/// The system's monotonic clock; waits listen to the harness.
+struct RealClock {
+    instructions: Receiver<Instruction>,
+    stopped: bool,
+}
+
+impl RealClock {
+    fn wait_for_start(&mut self) {
+        match self.instructions.recv() {
+            Ok(Instruction::Start) => {}
+            Ok(Instruction::Stop) | Err(_) => self.stopped = true,
+        }
+    }
+}
+
+impl Clock for RealClock {
+    fn now(&mut self) -> Nanos {
+        let now = clock_gettime(ClockId::Monotonic);
+        now.tv_sec as Nanos * SECOND + now.tv_nsec as Nanos
+    }
+
+    fn wait(&mut self, until: Nanos) {
+        while !self.stopped {
+            let left = until.saturating_sub(self.now());
+            if left == 0 {
+                return;
+            }
+            match self.instructions.recv_timeout(Duration::from_nanos(left)) {
+                Ok(Instruction::Stop) | Err(RecvTimeoutError::Disconnected) => self.stopped = true,
+                Ok(Instruction::Start) | Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
+    }
+
+    fn stopped(&mut self) -> bool {
+        while !self.stopped {
+            match self.instructions.try_recv() {
+                Ok(Instruction::Start) => {}
+                Ok(Instruction::Stop) | Err(TryRecvError::Disconnected) => self.stopped = true,
+                Err(TryRecvError::Empty) => break,
+            }
+        }
+        self.stopped
+    }
+}
+
+/// Reads `lines` in a thread of its own, which ends with them. The channel then closes: stop.
+fn read_instructions(lines: impl BufRead + Send + 'static) -> Receiver<Instruction> {
+    let (sender, instructions) = mpsc::channel();
+    std::thread::spawn(move || {
+        for line in lines.lines().map_while(Result::ok) {
+            match Instruction::parse(&line) {
+                Some(instruction) if sender.send(instruction).is_err() => return,
+                Some(_) => {}
+                None => eprintln!("xsched worker: ignored the line {line:?}: say start or stop"),
+            }
+        }
+    });
+    instructions
+}
+
+fn write_report(output: &mut impl Write, report: &Report) -> io::Result<()> {
+    let mut line = serde_json::to_string(report)?;
+    line.push('\n');
+    output.write_all(line.as_bytes())?;
+    output.flush()
+}
+
+/// To the microsecond.
+fn milliseconds(nanos: Nanos) -> f64 {
+    (nanos as f64 / 1e3).round() / 1e3
+}
+
+#[cfg(test)]
+mod tests;

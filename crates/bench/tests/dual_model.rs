@@ -1,0 +1,332 @@
+//! The scenario `dual-model` from the command line to its files, with workers that behave and
+//! workers that do not.
+
+mod support;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use support::Bench;
+
+const STANDALONE_FILES: [&str; 2] = ["standalone_result.json", "standalone_samples.csv"];
+const BASELINE_FILES: [&str; 2] = ["baseline_result.json", "baseline_samples.csv"];
+const SCHEDULED_FILES: [&str; 2] = ["scheduled_samples.csv", "xsched_result.json"];
+const ALWAYS: [&str; 2] = ["manifest.json", "phase4_dual_model_report.md"];
+
+fn sorted(groups: &[&[&str]]) -> Vec<String> {
+    let mut names: Vec<String> = groups
+        .concat()
+        .iter()
+        .map(|name| (*name).to_owned())
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_whole_run_passes_and_writes_everything() {
+    let bench = Bench::new("");
+    let output = bench.root().join("long_test.json");
+    let ended = bench.run(&["--rate", "10", "--output", output.to_str().unwrap()]);
+    assert_eq!(ended.code, ExitCode::SUCCESS, "{}", ended.stdout);
+    assert_eq!(ended.stderr, "");
+    for text in [
+        "[1/5] prepare",
+        "[2/5] baseline",
+        "[3/5] scheduled",
+        "[4/5] compare",
+        "[5/5] report",
+        "Overall: PASS",
+    ] {
+        assert!(
+            ended.stdout.contains(text),
+            "{text:?} is missing in {}",
+            ended.stdout
+        );
+    }
+    assert!(
+        ended
+            .stdout
+            .contains("P99 Latency (ms)      40.00        20.00      -50.0% ✅"),
+        "{}",
+        ended.stdout
+    );
+    assert!(
+        ended
+            .stdout
+            .contains("Low-priority batch 1 instead of 8, as the device is cpu")
+    );
+    assert_eq!(
+        bench.files(),
+        sorted(&[
+            &STANDALONE_FILES,
+            &BASELINE_FILES,
+            &SCHEDULED_FILES,
+            &ALWAYS
+        ])
+    );
+
+    let (baseline, scheduled) = (
+        bench.json("baseline_result.json"),
+        bench.json("xsched_result.json"),
+    );
+    assert_eq!(
+        (&baseline["mode"], &scheduled["mode"]),
+        (&"Native".into(), &"XSched".into())
+    );
+    assert_eq!(baseline["high_priority"]["requests"], 600);
+    assert_eq!(baseline["high_priority"]["level"], 0);
+    assert_eq!(scheduled["high_priority"]["latency_p99_ms"], 20.0);
+    assert_eq!(scheduled["low_priority"]["throughput_ips"], 50.0);
+    let samples = bench.text("baseline_samples.csv");
+    assert!(
+        samples
+            .starts_with("task,arrival_ms,start_ms,latency_ms\nresnet18-high,0.000,0.000,40.000\n")
+    );
+    assert_eq!(
+        samples
+            .lines()
+            .filter(|line| line.starts_with("resnet18-high,"))
+            .count(),
+        600
+    );
+    assert_eq!(bench.json("manifest.json")["version"], "0.0.0-test");
+
+    let document: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(output).unwrap()).unwrap();
+    assert_eq!(
+        (&document["mode"], &document["verdict"]),
+        (&"XSched".into(), &"pass".into())
+    );
+    assert_eq!(document["high_priority"], scheduled["high_priority"]);
+    // Alone as without the scheduler: 1 + 1 tasks' worth of work; scheduled the low one does 3/4.
+    let ratio = document["comparison"]["useful_work"]["ratio"]
+        .as_f64()
+        .unwrap();
+    assert!((ratio - 1.75 / 2.0).abs() < 1e-3, "{ratio}");
+    assert!(
+        bench
+            .text("phase4_dual_model_report.md")
+            .contains("**Result: PASS**")
+    );
+}
+
+#[test]
+fn on_the_cpu_the_rate_follows_from_the_measured_peak() {
+    let bench = Bench::new("");
+    let ended = bench.run(&["--duration", "30", "--low-batch", "2"]);
+    // 15 ms a request back to back are 66.67 requests/s.
+    let said = "Rate 13.33 requests/s: 20% of the measured standalone peak of 66.67 requests/s, as \
+                the device is cpu";
+    assert!(ended.stdout.contains(said), "{}", ended.stdout);
+    assert_eq!(bench.json("baseline_result.json")["rate_hz"], 13.33);
+    assert_eq!(
+        bench.json("baseline_result.json")["low_priority"]["batch"],
+        2
+    );
+    assert_eq!(
+        bench.json("standalone_result.json")["high_priority_peak"]["iterations"],
+        667
+    );
+}
+
+#[test]
+fn few_requests_are_said_before_and_after_and_do_not_pass() {
+    let bench = Bench::new("");
+    let ended = bench.run(&["--rate", "10", "--duration", "5", "--json"]);
+    assert_eq!(ended.code, ExitCode::from(1));
+    assert!(
+        ended
+            .stderr
+            .contains("has 50 requests; a P99 verdict needs 100: --duration 10 or longer")
+    );
+    assert!(ended.stderr.contains("Overall: NOT ENOUGH REQUESTS"));
+    let document: serde_json::Value = serde_json::from_str(&ended.stdout).unwrap();
+    assert_eq!(document["verdict"], "not_enough_requests");
+}
+
+#[test]
+fn one_phase_alone_keeps_the_files_of_the_other() {
+    let bench = Bench::new("");
+    let ended = bench.run(&["--rate", "10", "--only", "baseline"]);
+    assert_eq!(ended.code, ExitCode::SUCCESS);
+    assert_eq!(bench.files(), sorted(&[&BASELINE_FILES, &ALWAYS]));
+    assert!(
+        ended.stdout.contains("[3/5] scheduled: left out"),
+        "{}",
+        ended.stdout
+    );
+
+    let ended = bench.run(&["--rate", "10", "--only", "scheduled", "--json"]);
+    assert_eq!(ended.code, ExitCode::SUCCESS);
+    assert_eq!(
+        bench.files(),
+        sorted(&[&BASELINE_FILES, &SCHEDULED_FILES, &ALWAYS])
+    );
+    let document: serde_json::Value = serde_json::from_str(&ended.stdout).unwrap();
+    assert_eq!(
+        (&document["mode"], &document["verdict"]),
+        (&"XSched".into(), &"measured".into())
+    );
+}
+
+#[test]
+fn bad_arguments_are_one_line_and_leave_nothing() {
+    let check = |options: &[&str], says: &str| {
+        let bench = Bench::new("");
+        let ended = bench.run(options);
+        assert_eq!(ended.code, ExitCode::from(2), "{options:?}");
+        assert_eq!(ended.stdout, "");
+        assert_eq!(ended.stderr.lines().count(), 1, "{}", ended.stderr);
+        assert!(
+            ended.stderr.contains(says),
+            "{:?} does not say {says:?}",
+            ended.stderr
+        );
+        assert!(!bench.out().exists());
+    };
+    check(&["--duration", "0"], "--duration 0");
+    check(&["--duration", "nan"], "--duration NaN");
+    check(&["--rate", "0"], "--rate 0");
+    check(&["--low-batch", "0"], "--low-batch 0");
+    check(&["--device", "cuda"], "this build supports cpu");
+    check(&["--output", "/proc/none/x.json"], "/proc/none/x.json");
+    check(&["--output", "/"], "name a file");
+}
+
+#[test]
+fn an_unwritable_directory_is_one_line() {
+    let bench = Bench::new("");
+    std::fs::write(bench.out(), "a file").unwrap();
+    let ended = bench.run(&["--rate", "10"]);
+    assert_eq!(ended.code, ExitCode::from(2));
+    assert_eq!(ended.stderr.lines().count(), 1, "{}", ended.stderr);
+}
+
+#[test]
+fn a_hung_worker_is_ended_and_what_was_measured_is_kept() {
+    let bench = Bench::new("scheduled/resnet50-low=hang");
+    let ended = bench.run(&["--rate", "1000", "--duration", "0.2", "--hang-limit", "4"]);
+    assert_eq!(ended.code, ExitCode::from(1));
+    let says = "resnet50-low hung: no result 4 s after the end of the phase";
+    assert!(ended.stdout.contains(says), "{}", ended.stdout);
+    let partial = ["scheduled_samples.partial.csv"];
+    assert_eq!(
+        bench.files(),
+        sorted(&[&STANDALONE_FILES, &BASELINE_FILES, &ALWAYS, &partial])
+    );
+    assert!(bench.text(partial[0]).contains("resnet18-high,"));
+    assert!(!bench.text(partial[0]).contains("resnet50-low,"));
+    let report = bench.text("phase4_dual_model_report.md");
+    assert!(
+        report.contains("INCOMPLETE") && report.contains("Without a result: scheduled"),
+        "{report}"
+    );
+}
+
+#[test]
+fn a_worker_that_never_gets_ready_is_ended() {
+    let mut bench = Bench::new("off/resnet18-high=never-ready");
+    bench.limits.setup = Duration::from_millis(100);
+    let ended = bench.run(&["--rate", "10"]);
+    assert_eq!(ended.code, ExitCode::from(1));
+    let says = "standalone-high: resnet18-high was not ready";
+    assert!(ended.stdout.contains(says), "{}", ended.stdout);
+    assert_eq!(bench.files(), sorted(&[&ALWAYS]));
+}
+
+#[test]
+fn a_worker_that_does_not_end_is_ended() {
+    let mut bench = Bench::new("off/resnet18-high=stay");
+    bench.limits.exit = Duration::from_millis(100);
+    let ended = bench.run(&["--rate", "10"]);
+    assert_eq!(ended.code, ExitCode::from(1));
+    let says = "resnet18-high delivered its result but did not end";
+    assert!(ended.stdout.contains(says), "{}", ended.stdout);
+    let partial = ["standalone-high_samples.partial.csv"];
+    assert_eq!(bench.files(), sorted(&[&ALWAYS, &partial]));
+}
+
+/// Runs with one misbehaving party; expects exit code 1, this text, and these phases to be kept.
+fn check_failure(behaviour: &'static str, says: &[&str], kept: &[&[&str]]) {
+    let bench = Bench::new(behaviour);
+    let ended = bench.run(&["--rate", "10", "--low-batch", "8"]);
+    assert_eq!(ended.code, ExitCode::from(1));
+    for text in says {
+        assert!(
+            ended.stdout.contains(text),
+            "{text:?} is missing in {}",
+            ended.stdout
+        );
+    }
+    let files = bench.files();
+    let whole: Vec<String> = files
+        .into_iter()
+        .filter(|name| !name.contains(".partial."))
+        .collect();
+    assert_eq!(whole, sorted(&[kept, &[&ALWAYS]].concat()));
+}
+
+#[test]
+fn a_dying_worker_is_reported_with_its_last_words() {
+    check_failure(
+        "scheduled/resnet18-high=die",
+        &[
+            "resnet18-high ended early with exit code 3 (stand-in worker gives up)",
+            "missing: scheduled",
+        ],
+        &[&STANDALONE_FILES, &BASELINE_FILES],
+    );
+}
+
+#[test]
+fn a_crash_at_exit_is_a_failure() {
+    check_failure(
+        "scheduled/resnet50-low=crash-at-exit",
+        &["resnet50-low delivered its result, then ended with signal 6 (SIGABRT)"],
+        &[&STANDALONE_FILES, &BASELINE_FILES],
+    );
+}
+
+#[test]
+fn out_of_memory_suggests_a_smaller_batch() {
+    check_failure(
+        "off/resnet50-low=out-of-memory",
+        &[
+            "resnet50-low ran out of memory at batch 8",
+            "smaller batch, for example --low-batch 4",
+        ],
+        &[],
+    );
+}
+
+#[test]
+fn a_line_that_is_no_report_is_quoted() {
+    check_failure(
+        "off/resnet18-high=garbage",
+        &["wrote a line that is no report (\"hello\")"],
+        &[],
+    );
+}
+
+#[test]
+fn a_daemon_that_dies_voids_the_phase() {
+    check_failure(
+        "daemon=die;scheduled/resnet50-low=outlive-daemon",
+        &["the daemon ended early with exit code 1 (stand-in daemon gives up)"],
+        &[&STANDALONE_FILES, &BASELINE_FILES],
+    );
+}
+
+#[test]
+fn workers_that_the_scheduler_never_saw_do_not_pass() {
+    check_failure(
+        "scheduled/resnet50-low=unscheduled",
+        &[
+            "NOT IN EFFECT (resnet50-low ran unscheduled",
+            "Overall: FAIL",
+            "Reading: priorities not in effect",
+        ],
+        &[&STANDALONE_FILES, &BASELINE_FILES, &SCHEDULED_FILES],
+    );
+}

@@ -1,0 +1,155 @@
+//! `xsched doctor`: checks what is needed on this machine, and says what to do.
+
+use std::{
+    fmt::Write,
+    io,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::Context;
+use serde::Serialize;
+
+use crate::{
+    check::{self, Check, Verdict},
+    failure::{self, BadInput},
+};
+
+/// Check what scheduling needs on this machine.
+#[derive(clap::Args, Debug)]
+#[command(
+    after_help = "The exit code is 0 if nothing FAILED, else 1. A NOTE is worth knowing, and \
+                        nothing must be done about it."
+)]
+pub(crate) struct DoctorArgs {
+    /// Accelerator to check
+    #[arg(long, value_enum, default_value = "cpu")]
+    platform: Platform,
+    /// Also write the report here
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+/// Platforms that this build supports.
+#[derive(Clone, Copy, Debug, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+enum Platform {
+    /// The processor itself.
+    Cpu,
+}
+
+/// What the JSON file holds.
+#[derive(Serialize)]
+struct Report {
+    version: &'static str,
+    platform: Platform,
+    passed: bool,
+    checks: Vec<Check>,
+}
+
+/// Prints the report; fails if a check did.
+pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
+    let file = args.json.as_deref().map(Output::open).transpose()?;
+    let mut checks = check::system();
+    match args.platform {
+        Platform::Cpu => checks.extend(check::cpu()),
+    }
+    checks.extend(check::daemon());
+    let report = Report {
+        version: env!("CARGO_PKG_VERSION"),
+        platform: args.platform,
+        passed: checks.iter().all(|check| check.verdict != Verdict::Failed),
+        checks,
+    };
+    if let Some(file) = file {
+        file.write(serde_json::to_string_pretty(&report)? + "\n")?;
+    }
+    failure::print(&text(&report)?)?;
+    Ok(if report.passed {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn text(report: &Report) -> Result<String, std::fmt::Error> {
+    let mut text = String::new();
+    for check in &report.checks {
+        let Check {
+            name,
+            verdict,
+            detail,
+            remedy,
+        } = check;
+        writeln!(text, "{:<6}  {name}: {detail}", verdict.word())?;
+        if let Some(remedy) = remedy {
+            writeln!(text, "        -> {remedy}")?;
+        }
+    }
+    let failed = report
+        .checks
+        .iter()
+        .filter(|check| check.verdict == Verdict::Failed)
+        .count();
+    match failed {
+        0 => writeln!(text, "\nPASSED: this machine is ready")?,
+        1 => writeln!(text, "\nFAILED: 1 check needs your attention")?,
+        n => writeln!(text, "\nFAILED: {n} checks need your attention")?,
+    }
+    Ok(text)
+}
+
+/// A file that holds all of the report or what it held before.
+enum Output {
+    /// Written beside and renamed.
+    Renamed {
+        temporary: tempfile::NamedTempFile,
+        path: PathBuf,
+    },
+    /// A pipe or device: written in place.
+    InPlace(PathBuf),
+}
+
+impl Output {
+    /// Refuses a path that cannot be written, before any check has run.
+    fn open(path: &Path) -> anyhow::Result<Output> {
+        use std::os::unix::fs::PermissionsExt;
+
+        let refused = |error: io::Error| {
+            BadInput(format!(
+                "cannot write {}: {error}: choose another file",
+                path.display()
+            ))
+        };
+        // Resolved, so that a link stays a link.
+        let path = match path.canonicalize() {
+            Ok(existing) if existing.is_file() => existing,
+            Ok(existing) if existing.is_dir() => {
+                return Err(refused(io::ErrorKind::IsADirectory.into()).into());
+            }
+            Ok(_) => return Ok(Output::InPlace(path.into())),
+            Err(_) => std::path::absolute(path).map_err(refused)?,
+        };
+        let dir = path.parent().unwrap_or(Path::new("/"));
+        let temporary = tempfile::Builder::new()
+            .prefix(".xsched-doctor")
+            .permissions(std::fs::Permissions::from_mode(0o666)) // less the umask
+            .tempfile_in(dir)
+            .map_err(refused)?;
+        Ok(Output::Renamed { temporary, path })
+    }
+
+    fn write(self, text: String) -> anyhow::Result<()> {
+        match self {
+            Output::Renamed { temporary, path } => {
+                std::fs::write(temporary.path(), text)?;
+                temporary
+                    .persist(&path)
+                    .with_context(|| format!("cannot write {}", path.display()))?;
+            }
+            Output::InPlace(path) => std::fs::write(&path, text)
+                .with_context(|| format!("cannot write {}", path.display()))?,
+        }
+        Ok(())
+    }
+}
