@@ -12,6 +12,9 @@ pub use queue::{Command, CpuQueue};
 /// The one device of this platform: all cores together.
 pub const DEVICE: &str = "cpu:0";
 
+/// Name of this platform, as in `--device`.
+pub const DEVICE_KIND: &str = "cpu";
+
 /// Why level 3 does not work here, for people; `None`: it does.
 pub fn lv3_refusal() -> Option<String> {
     class::probe().err()

@@ -1,0 +1,175 @@
+//! What the HTTP API asks of the host, as functions that run on the scheduler thread.
+//!
+//! They only read and copy small things there: texts are shared, JSON is made by the HTTP thread.
+
+use std::collections::HashMap;
+
+use tracing::info;
+use xsched_sched::{GroupId, GroupStatus, HwShare, Nanos, Policy, Priority, ProcessId, Target};
+
+use crate::{
+    api,
+    host::Host,
+    permission::{Actor, Denied},
+};
+
+/// Why a request is refused.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Refusal {
+    /// This user may not.
+    #[error(transparent)]
+    Denied(#[from] Denied),
+    /// It names nobody.
+    #[error("{0}")]
+    NotFound(String),
+}
+
+/// Whom a hint is for.
+#[derive(Clone, Debug)]
+pub(crate) enum HintFor {
+    Pid(u32),
+    Queue(u64),
+    Name(String),
+}
+
+impl Host {
+    /// Registered programs and queues.
+    pub(crate) fn counts(&self) -> (usize, usize) {
+        let clients = self.sessions.values().filter_map(|s| s.client.as_ref());
+        clients.fold((0, 0), |(clients, queues), client| {
+            (clients + 1, queues + client.queues().count())
+        })
+    }
+
+    /// All queues, oldest first.
+    pub(crate) fn queues(&self, now: Nanos) -> Vec<api::Queue> {
+        let groups: HashMap<GroupId, GroupStatus> = self
+            .engine
+            .groups(now)
+            .map(|group| (group.group, group))
+            .collect();
+        let mut queues: Vec<_> = self
+            .engine
+            .queues(now)
+            .filter_map(|status| {
+                let place = self.place_of(status.queue)?;
+                let session = self.sessions.get(&place.session)?;
+                let client = session.client.as_ref()?;
+                let queue = client.queues.get(usize::from(place.slot))?.as_ref()?;
+                let block = client.segment.layout().block(place.slot)?;
+                let group = groups.get(&status.group)?;
+                Some(api::Queue {
+                    id: status.queue.0,
+                    pid: session.peer.pid_number(),
+                    uid: session.peer.uid,
+                    name: client.name.clone(),
+                    job: client.job,
+                    device: queue.device_name.clone(),
+                    group: status.group.0,
+                    priority: status.priority.get(),
+                    level: queue.level.level as u8,
+                    max_level: queue.level.max as u8,
+                    reason: queue.level.reason.clone(),
+                    ready: status.ready,
+                    open: status.open,
+                    held: status.held,
+                    stalled: group.stalled,
+                    stopped: group.stopped,
+                    share: match status.share {
+                        HwShare::Background => api::Share::Background,
+                        _ => api::Share::Normal,
+                    },
+                    served_ms: milliseconds(group.served_ns),
+                    waiting_ms: milliseconds(group.waiting_ns),
+                    preemptions: group.preemptions,
+                    submitted: block.state().submitted(),
+                    completed: block.completed(),
+                })
+            })
+            .collect();
+        queues.sort_unstable_by_key(|queue| queue.id);
+        queues
+    }
+
+    /// Gives a priority to everybody that is meant, or to nobody.
+    pub(crate) fn hint(
+        &mut self,
+        actor: Actor,
+        whom: &HintFor,
+        priority: Priority,
+        now: Nanos,
+    ) -> Result<Vec<u32>, Refusal> {
+        let targets = self.targets(whom)?;
+        for (session, _) in &targets {
+            if let Some(session) = self.sessions.get(session) {
+                actor.may_change(session.peer.uid)?;
+            }
+        }
+        actor.may_give(priority)?;
+        let mut pids = Vec::new();
+        for (session, target) in targets {
+            self.set_priority(session, target, priority, now);
+            if let Some(session) = self.sessions.get(&session) {
+                pids.push(session.peer.pid_number());
+            }
+        }
+        self.settle(now);
+        pids.dedup();
+        info!(uid = actor.uid, ?whom, %priority, "hint");
+        Ok(pids)
+    }
+
+    /// Sessions and what of them a hint is for; never empty.
+    fn targets(&self, whom: &HintFor) -> Result<Vec<(u64, Target)>, Refusal> {
+        if let HintFor::Queue(number) = *whom {
+            let queue = xsched_sched::QueueId(number);
+            let place = self.place_of(queue).ok_or_else(|| {
+                Refusal::NotFound(format!("queue {number} does not exist: see `xsched list`"))
+            })?;
+            return Ok(vec![(place.session, Target::Queue(queue))]);
+        }
+        let found: Vec<_> = self
+            .sessions
+            .iter()
+            .filter(|(_, session)| {
+                let Some(client) = &session.client else {
+                    return false;
+                };
+                match whom {
+                    HintFor::Pid(pid) => session.peer.pid_number() == *pid,
+                    HintFor::Name(name) => *client.name == **name,
+                    HintFor::Queue(_) => false,
+                }
+            })
+            .map(|(&id, _)| (id, Target::Process(ProcessId(id))))
+            .collect();
+        if found.is_empty() {
+            let what = match whom {
+                HintFor::Pid(pid) => format!("process {pid} is not registered"),
+                HintFor::Name(name) => format!("no registered program is called '{name}'"),
+                HintFor::Queue(number) => format!("queue {number} does not exist"),
+            };
+            return Err(Refusal::NotFound(format!("{what}: see `xsched list`")));
+        }
+        Ok(found)
+    }
+
+    /// Puts another policy in force, at once.
+    pub(crate) fn change_policy(
+        &mut self,
+        actor: Actor,
+        policy: Box<dyn Policy>,
+        now: Nanos,
+    ) -> Result<&'static str, Refusal> {
+        actor.may_set_policy()?;
+        self.set_policy(policy, now);
+        let name = self.engine.policy_name();
+        info!(uid = actor.uid, policy = name, "policy changed");
+        Ok(name)
+    }
+}
+
+fn milliseconds(ns: Nanos) -> f64 {
+    // Microseconds are exact enough, and read better.
+    (ns / 1_000) as f64 / 1_000.0
+}

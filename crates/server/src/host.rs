@@ -1,0 +1,564 @@
+//! The engine's host: sessions and queues on one side, the engine on the other.
+//!
+//! Everything here runs on the scheduler thread and never waits. A session that breaks a rule, or
+//! leaves, is only marked (`ended`) where that is found, and closed by [`Host::settle`], which
+//! also carries out what the engine asks for; whatever is called from outside ends with it.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    mem,
+    os::fd::OwnedFd,
+};
+
+use tracing::{debug, info, warn};
+use xsched_sched::{
+    Action, Engine, Event, Hint, HwShare, Nanos, Priority, ProcessId, QueueId, Target,
+};
+use xsched_wire::{
+    Admitted, Attributes, FromScheduler, Hints, QueueInfo, Share, ToScheduler,
+    packet::{self, PacketError},
+    segment::SLOTS,
+};
+
+use crate::{
+    devices::Devices,
+    permission::Actor,
+    reactor::{Reactor, Source},
+    session::{self, Client, End, Peer, Queue, Session},
+};
+
+/// The heartbeat advances at least this often; see [`Host::tend`].
+pub(crate) const HEARTBEAT_MS: u32 = 200;
+/// Sessions at most; each has three descriptors: socket, process, doorbell.
+const MAX_SESSIONS: usize = 4096;
+/// Sessions that one user may have, unless it owns the daemon.
+const MAX_SESSIONS_OF_ONE_USER: usize = MAX_SESSIONS / 4;
+/// A client must say its hello within this time.
+const HELLO_LIMIT: Nanos = 2_000_000_000;
+/// Sessions that one step of [`Host::tend`] looks at.
+const STEP: usize = 16;
+
+/// Where a queue is.
+#[derive(Clone, Copy)]
+pub(crate) struct Place {
+    pub(crate) session: u64,
+    pub(crate) slot: u16,
+}
+
+/// Sessions, queues, engine.
+pub(crate) struct Host {
+    pub(crate) reactor: Reactor,
+    pub(crate) engine: Engine,
+    /// By number, which is also the engine's [`ProcessId`]; numbers are never used again.
+    pub(crate) sessions: BTreeMap<u64, Session>,
+    places: HashMap<QueueId, Place>,
+    devices: Devices,
+    /// The user that the daemon runs as.
+    pub(crate) owner: u32,
+    last_session: u64,
+    last_queue: u64,
+    /// What the engine asked for and is not done yet.
+    actions: Vec<Action>,
+    ended: Vec<(u64, End)>,
+}
+
+impl Host {
+    pub(crate) fn new(reactor: Reactor, engine: Engine, owner: u32) -> Self {
+        Host {
+            reactor,
+            engine,
+            sessions: BTreeMap::new(),
+            places: HashMap::new(),
+            devices: Devices::default(),
+            owner,
+            last_session: 0,
+            last_queue: 0,
+            actions: Vec::new(),
+            ended: Vec::new(),
+        }
+    }
+
+    // ---- urgent ----
+
+    /// A doorbell rang: some of the client's queues became ready or idle.
+    pub(crate) fn rung(&mut self, id: u64, now: Nanos) {
+        let Some(Session {
+            client: Some(client),
+            ..
+        }) = self.sessions.get_mut(&id)
+        else {
+            return;
+        };
+        let layout = client.segment.layout();
+        layout.take_dirty(|slot| {
+            let queue = client.queues.get_mut(usize::from(slot));
+            // A slot that is not registered (yet): its state is read when it is.
+            let (Some(Some(queue)), Some(block)) = (queue, layout.block(slot)) else {
+                return;
+            };
+            queue.seen.0 = block.state();
+            tell(&mut self.engine, now, queue.event(), &mut self.actions);
+        });
+        self.settle(now);
+    }
+
+    /// The time that the engine asked for may have come.
+    pub(crate) fn tick_engine(&mut self, now: Nanos) {
+        if self.engine.next_timer().is_some_and(|at| at <= now) {
+            tell(&mut self.engine, now, Event::Timer, &mut self.actions);
+            self.settle(now);
+        }
+    }
+
+    // ---- sessions come and go ----
+
+    /// A client connected.
+    pub(crate) fn connected(&mut self, socket: OwnedFd, peer: Peer, pidfd: OwnedFd, now: Nanos) {
+        self.last_session += 1;
+        let id = self.last_session;
+        let session = Session::new(peer, socket, pidfd, now);
+        if let Some(reason) = self.no_room_for(peer.uid) {
+            warn!(pid = peer.pid_number(), reason, "client refused");
+            session.refuse(&reason);
+            return;
+        }
+        let watched = self
+            .reactor
+            .watch(&session.socket, Source::Socket(id))
+            .and_then(|()| self.reactor.watch(&session.pidfd, Source::Process(id)));
+        self.sessions.insert(id, session);
+        if let Err(error) = watched {
+            let reason = format!("the daemon cannot watch it: {error}");
+            self.ended.push((id, End::Refused(reason)));
+        }
+        self.settle(now);
+    }
+
+    fn no_room_for(&self, uid: u32) -> Option<String> {
+        if self.sessions.len() >= MAX_SESSIONS {
+            return Some(format!("the daemon serves {MAX_SESSIONS} programs already"));
+        }
+        let theirs = self.sessions.values().filter(|s| s.peer.uid == uid).count();
+        (theirs >= MAX_SESSIONS_OF_ONE_USER && uid != self.owner).then(|| {
+            format!("the daemon serves {MAX_SESSIONS_OF_ONE_USER} programs of this user already")
+        })
+    }
+
+    /// A session's socket is readable, or writable again.
+    pub(crate) fn socket_ready(&mut self, id: u64, now: Nanos) {
+        if let Err(end) = self.exchange(id, now) {
+            self.ended.push((id, end));
+        }
+        self.settle(now);
+    }
+
+    /// A session's process ended.
+    pub(crate) fn process_ended(&mut self, id: u64, now: Nanos) {
+        self.ended.push((id, End::Gone));
+        self.settle(now);
+    }
+
+    /// The daemon ends: whoever is registered runs on unscheduled, at once.
+    pub(crate) fn release_all(&mut self) {
+        for client in self.sessions.values().filter_map(|s| s.client.as_ref()) {
+            open_gates(client);
+        }
+    }
+
+    /// One bounded step of the round over all sessions: heartbeats, progress, stopped processes,
+    /// clients that never said hello. Starts at session 0 and says where to go on.
+    pub(crate) fn tend(&mut self, mut from: u64, now: Nanos) -> Option<u64> {
+        for _ in 0..STEP {
+            let (&id, session) = self.sessions.range_mut(from..).next()?;
+            from = id + 1;
+            match &mut session.client {
+                Some(client) => {
+                    client.segment.layout().beat();
+                    if client.has_ready() || client.stopped {
+                        let pid = session.peer.pid;
+                        sample(client, now, &mut self.engine, &mut self.actions);
+                        let process = ProcessId(id);
+                        let stopped = session::is_stopped(pid);
+                        if mem::replace(&mut client.stopped, stopped) != stopped {
+                            let event = Event::Stopped { process, stopped };
+                            tell(&mut self.engine, now, event, &mut self.actions);
+                        }
+                        // That read a file: doorbells first again.
+                        break;
+                    }
+                }
+                None if now.saturating_sub(session.since) > HELLO_LIMIT => {
+                    let end = End::Refused("it said no hello within 2 s".into());
+                    self.ended.push((id, end));
+                }
+                None => {}
+            }
+        }
+        self.settle(now);
+        Some(from)
+    }
+
+    // ---- messages ----
+
+    fn exchange(&mut self, id: u64, now: Nanos) -> Result<(), End> {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return Ok(());
+        };
+        session.flush(id, &self.reactor)?;
+        if session.client.is_none() {
+            return self.greeted(id);
+        }
+        match packet::recv::<ToScheduler>(&session.socket) {
+            Ok(message) => self.obey(id, message, now),
+            Err(PacketError::WouldBlock) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn greeted(&mut self, id: u64) -> Result<(), End> {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return Ok(());
+        };
+        let Some(hello) = session::read_hello(&session.socket)? else {
+            return Ok(());
+        };
+        let actor = Actor {
+            uid: session.peer.uid,
+            owner: self.owner,
+        };
+        let granted = hello.priority.map(|asked| actor.grant(asked));
+        let notice = granted
+            .and_then(|(_, denied)| denied)
+            .map(|denied| format!("priority lowered to normal (0): {denied}"));
+        let watched = self.reactor.watch_doorbell(&hello.doorbell, id);
+        watched.map_err(|error| End::Refused(format!("cannot watch the doorbell: {error}")))?;
+        hello.segment.layout().beat();
+        let pid = session.peer.pid_number();
+        info!(pid, uid = actor.uid, name = &*hello.name, "client joined");
+        if let Some(notice) = &notice {
+            info!(pid, name = &*hello.name, notice);
+        }
+        session.client = Some(Client {
+            name: hello.name,
+            job: hello.job,
+            priority: granted.map(|(priority, _)| priority),
+            segment: hello.segment,
+            doorbell: hello.doorbell,
+            queues: Vec::new(),
+            stopped: false,
+        });
+        let admitted = Admitted {
+            policy: self.engine.policy_name().into(),
+            heartbeat_ms: HEARTBEAT_MS,
+            notice,
+        };
+        session.send(FromScheduler::Welcome(admitted), id, &self.reactor)
+    }
+
+    fn obey(&mut self, id: u64, message: ToScheduler, now: Nanos) -> Result<(), End> {
+        match message {
+            ToScheduler::CreateQueue(info) => self.create_queue(id, &info, now),
+            ToScheduler::DestroyQueue { slot } => self.destroy_queue(id, slot, now),
+            ToScheduler::Hint { slot, hints } => {
+                let target = match slot {
+                    Some(slot) => Target::Queue(self.queue_id(id, slot)?),
+                    None => Target::Process(ProcessId(id)),
+                };
+                if let Some(priority) = self.asked_priority(id, hints) {
+                    self.set_priority(id, target, priority, now);
+                }
+                Ok(())
+            }
+            ToScheduler::Hold { slot, held } => {
+                let queue = self.queue_id(id, slot)?;
+                self.tell(now, Event::Hold { queue, held });
+                Ok(())
+            }
+            ToScheduler::Level { slot, attributes } => self.set_level(id, slot, &attributes),
+        }
+    }
+
+    fn create_queue(&mut self, id: u64, info: &QueueInfo, now: Nanos) -> Result<(), End> {
+        let slot = info.slot;
+        let own_priority = self.asked_priority(id, info.hints);
+        let Some(Session {
+            client: Some(client),
+            ..
+        }) = self.sessions.get_mut(&id)
+        else {
+            return Ok(());
+        };
+        let index = usize::from(slot);
+        if index >= SLOTS {
+            let reason = format!("queue in slot {slot}: a process has {SLOTS} slots");
+            return Err(End::Refused(reason));
+        }
+        if client.queue(slot).is_some() {
+            let reason = format!("slot {slot} has a queue already");
+            return Err(End::Refused(reason));
+        }
+        let device_name = session::checked_text("device", &info.device)?;
+        let level = session::checked_level(&info.attributes)?;
+        let Some(block) = client.segment.layout().block(slot) else {
+            return Ok(());
+        };
+        let device = self.devices.acquire(&device_name).ok_or_else(|| {
+            End::Refused(format!("device {device_name}: the daemon has too many"))
+        })?;
+
+        self.last_queue += 1;
+        let queue = Queue {
+            id: QueueId(self.last_queue),
+            device,
+            device_name,
+            level,
+            seen: (block.state(), block.completed()),
+        };
+        self.places.insert(queue.id, Place { session: id, slot });
+        let hints = client.priority.map(Hint::Priority).into_iter().collect();
+        let created = Event::QueueCreated {
+            queue: queue.id,
+            process: ProcessId(id),
+            device,
+            hints,
+        };
+        tell(&mut self.engine, now, created, &mut self.actions);
+        if let Some(priority) = own_priority {
+            let own = Event::Hint {
+                target: Target::Queue(queue.id),
+                hint: Hint::Priority(priority),
+            };
+            tell(&mut self.engine, now, own, &mut self.actions);
+        }
+        // It may have been ready long before this daemon started.
+        tell(&mut self.engine, now, queue.event(), &mut self.actions);
+        if client.queues.len() <= index {
+            client.queues.resize_with(index + 1, || None);
+        }
+        client.queues[index] = Some(Box::new(queue));
+        // The gate must stand as decided before the client clears its bypass.
+        self.apply();
+        match self.sessions.get_mut(&id) {
+            Some(session) => session.send(FromScheduler::QueueReady { slot }, id, &self.reactor),
+            None => Ok(()),
+        }
+    }
+
+    fn destroy_queue(&mut self, id: u64, slot: u16, now: Nanos) -> Result<(), End> {
+        let client = self.client(id)?;
+        let queue = client.queues.get_mut(usize::from(slot));
+        let queue = queue.and_then(Option::take).ok_or_else(|| no_queue(slot))?;
+        if let Some(block) = client.segment.layout().block(slot)
+            && block.open_gate()
+        {
+            block.wake_gate();
+        }
+        self.places.remove(&queue.id);
+        self.devices.release(queue.device);
+        self.tell(now, Event::QueueGone { queue: queue.id });
+        Ok(())
+    }
+
+    fn set_level(&mut self, id: u64, slot: u16, attributes: &Attributes) -> Result<(), End> {
+        let level = session::checked_level(attributes)?;
+        let (queue, _) = self.client(id)?.queue(slot).ok_or_else(|| no_queue(slot))?;
+        queue.level = level;
+        Ok(())
+    }
+
+    /// The priority among a client's hints that its user may give; a bad one is logged and ignored
+    /// (a guest never fails its host).
+    fn asked_priority(&self, id: u64, hints: Hints) -> Option<Priority> {
+        let session = self.sessions.get(&id)?;
+        let name = &*session.client.as_ref()?.name;
+        let pid = session.peer.pid_number();
+        let actor = Actor {
+            uid: session.peer.uid,
+            owner: self.owner,
+        };
+        match Priority::new(hints.priority?) {
+            Ok(asked) => {
+                let (priority, denied) = actor.grant(asked);
+                if let Some(denied) = denied {
+                    warn!(pid, name, "priority lowered to normal (0): {denied}");
+                }
+                Some(priority)
+            }
+            Err(error) => {
+                warn!(pid, name, "hint ignored: {error}");
+                None
+            }
+        }
+    }
+
+    /// Gives a checked priority to a session's process or one of its queues. The caller settles.
+    pub(crate) fn set_priority(&mut self, id: u64, target: Target, priority: Priority, now: Nanos) {
+        if let Target::Process(_) = target
+            && let Ok(client) = self.client(id)
+        {
+            client.priority = Some(priority);
+            if client.queues().next().is_none() {
+                return; // its queues get it when they come
+            }
+        }
+        let hint = Hint::Priority(priority);
+        self.tell(now, Event::Hint { target, hint });
+    }
+
+    fn client(&mut self, id: u64) -> Result<&mut Client, End> {
+        let session = self.sessions.get_mut(&id).ok_or(End::Gone)?;
+        session.client.as_mut().ok_or(End::Gone)
+    }
+
+    fn queue_id(&mut self, id: u64, slot: u16) -> Result<QueueId, End> {
+        let (queue, _) = self.client(id)?.queue(slot).ok_or_else(|| no_queue(slot))?;
+        Ok(queue.id)
+    }
+
+    /// Where a queue is, if there is one.
+    pub(crate) fn place_of(&self, queue: QueueId) -> Option<Place> {
+        self.places.get(&queue).copied()
+    }
+
+    // ---- the engine ----
+
+    fn tell(&mut self, now: Nanos, event: Event) {
+        tell(&mut self.engine, now, event, &mut self.actions);
+    }
+
+    /// Puts another policy in force.
+    pub(crate) fn set_policy(&mut self, policy: Box<dyn xsched_sched::Policy>, now: Nanos) {
+        self.engine.set_policy(now, policy, &mut self.actions);
+        self.settle(now);
+    }
+
+    /// Does what the engine asked for, in its order, and closes sessions that ended, until
+    /// nothing is left to do.
+    pub(crate) fn settle(&mut self, now: Nanos) {
+        self.apply();
+        while let Some((id, end)) = self.ended.pop() {
+            self.close(id, end, now);
+            self.apply();
+        }
+    }
+
+    fn apply(&mut self) {
+        for &action in &self.actions {
+            let (Action::Gate { queue, .. } | Action::Share { queue, .. }) = action;
+            let Some(&Place { session: id, slot }) = self.places.get(&queue) else {
+                continue; // gone meanwhile
+            };
+            let Some(session) = self.sessions.get_mut(&id) else {
+                continue;
+            };
+            match action {
+                Action::Gate { open, .. } => {
+                    let client = session.client.as_ref();
+                    let Some(block) = client.and_then(|c| c.segment.layout().block(slot)) else {
+                        continue;
+                    };
+                    if !open {
+                        block.close_gate();
+                    } else if block.open_gate() {
+                        block.wake_gate();
+                    }
+                }
+                Action::Share { share, .. } => {
+                    let share = match share {
+                        HwShare::Background => Share::Background,
+                        _ => Share::Normal,
+                    };
+                    let message = FromScheduler::Share { slot, share };
+                    if let Err(end) = session.send(message, id, &self.reactor) {
+                        self.ended.push((id, end));
+                    }
+                }
+            }
+        }
+        self.actions.clear();
+    }
+
+    fn close(&mut self, id: u64, end: End, now: Nanos) {
+        let Some(session) = self.sessions.remove(&id) else {
+            return; // ended twice
+        };
+        self.reactor.forget(&session.socket);
+        self.reactor.forget(&session.pidfd);
+        let pid = session.peer.pid_number();
+        let name = session.client.as_ref().map_or("", |client| &*client.name);
+        match end {
+            End::Refused(reason) => {
+                warn!(pid, name, reason, "client refused");
+                session.refuse(&reason);
+            }
+            End::Gone if session.client.is_some() => info!(pid, name, "client left"),
+            End::Gone => debug!(pid, "connection closed before a hello"),
+        }
+        let Some(client) = session.client else {
+            return;
+        };
+        self.reactor.forget_doorbell(&client.doorbell);
+        // It may live on, and must not wait for a scheduler that it no longer has.
+        open_gates(&client);
+        for (_, queue, _) in client.queues() {
+            self.places.remove(&queue.id);
+            self.devices.release(queue.device);
+        }
+        let process = ProcessId(id);
+        self.tell(now, Event::ProcessGone { process });
+    }
+}
+
+impl Queue {
+    /// What its state word says.
+    fn event(&self) -> Event {
+        let queue = self.id;
+        if self.seen.0.is_ready() {
+            Event::Ready { queue }
+        } else {
+            Event::Idle { queue }
+        }
+    }
+}
+
+fn tell(engine: &mut Engine, now: Nanos, event: Event, actions: &mut Vec<Action>) {
+    if let Err(error) = engine.handle(now, event, actions) {
+        // The engine has forgotten, or never knew, what the host still names; nothing changed.
+        debug!(%error, "event without effect");
+    }
+}
+
+/// Tells the engine which ready queues moved since they were last looked at.
+fn sample(client: &mut Client, now: Nanos, engine: &mut Engine, actions: &mut Vec<Action>) {
+    let layout = client.segment.layout();
+    for (slot, queue) in client.queues.iter_mut().enumerate() {
+        let (Some(queue), Ok(slot)) = (queue, u16::try_from(slot)) else {
+            continue;
+        };
+        let Some(block) = layout.block(slot).filter(|_| queue.seen.0.is_ready()) else {
+            continue;
+        };
+        let seen = (block.state(), block.completed());
+        if mem::replace(&mut queue.seen, seen) == seen {
+            continue;
+        }
+        let event = if seen.0.is_ready() {
+            Event::Progress { queue: queue.id }
+        } else {
+            queue.event() // its ring is on its way
+        };
+        tell(engine, now, event, actions);
+    }
+}
+
+fn open_gates(client: &Client) {
+    for (_, _, block) in client.queues() {
+        if block.open_gate() {
+            block.wake_gate();
+        }
+    }
+}
+
+fn no_queue(slot: u16) -> End {
+    End::Refused(format!("slot {slot} has no queue"))
+}

@@ -1,0 +1,359 @@
+//! One connected program: what it said of itself, its queues, and what it is yet to be told.
+//!
+//! Nothing here is trusted: texts are bounded and cleaned, the segment and the doorbell checked
+//! for what they are. Whatever does not hold ends this session, with a reason.
+
+use std::{
+    collections::VecDeque,
+    fmt,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    sync::Arc,
+};
+
+use rustix::{
+    fs::{Mode, OFlags, open, readlink},
+    process::Pid,
+};
+use xsched_sched::{DeviceId, HintError, Nanos, Priority, QueueId};
+use xsched_wire::{
+    Attributes, ControlBlock, FromScheduler, Level, State,
+    message::MAX_TEXT,
+    packet::{self, PacketError},
+    segment::{PeerSegment, SLOTS},
+};
+
+use crate::reactor::{Reactor, Source};
+
+/// Messages that may wait for a client to read; one that lets more pile up is closed.
+const MAX_OUTBOX: usize = 2 * SLOTS;
+
+/// Who is at the other end, as the kernel says.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Peer {
+    /// The process that connected.
+    pub(crate) pid: Pid,
+    /// Its user.
+    pub(crate) uid: u32,
+}
+
+impl Peer {
+    /// The process's number.
+    pub(crate) fn pid_number(self) -> u32 {
+        self.pid.as_raw_nonzero().get().unsigned_abs()
+    }
+}
+
+/// Why a session ends.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// The client left or died.
+    Gone,
+    /// It did what it may not; a line for people.
+    Refused(String),
+}
+
+impl From<PacketError> for End {
+    fn from(error: PacketError) -> Self {
+        if error.is_violation() {
+            End::Refused(error.to_string())
+        } else {
+            End::Gone
+        }
+    }
+}
+
+/// A connection.
+pub(crate) struct Session {
+    pub(crate) peer: Peer,
+    pub(crate) socket: OwnedFd,
+    /// Readable when the process has ended, even if a child of it keeps the socket open.
+    pub(crate) pidfd: OwnedFd,
+    /// When it connected.
+    pub(crate) since: Nanos,
+    /// Messages that the socket had no room for, in order.
+    outbox: VecDeque<FromScheduler>,
+    /// Set by its hello.
+    pub(crate) client: Option<Client>,
+}
+
+/// A registered program.
+pub(crate) struct Client {
+    pub(crate) name: Arc<str>,
+    pub(crate) job: u64,
+    /// What it was given, if it asked or somebody asked for it.
+    pub(crate) priority: Option<Priority>,
+    pub(crate) segment: PeerSegment,
+    pub(crate) doorbell: OwnedFd,
+    /// By slot; as long as the highest slot that was ever used.
+    pub(crate) queues: Vec<Option<Box<Queue>>>,
+    /// It was seen stopped by a signal or a debugger.
+    pub(crate) stopped: bool,
+}
+
+/// A registered queue.
+pub(crate) struct Queue {
+    pub(crate) id: QueueId,
+    pub(crate) device: DeviceId,
+    pub(crate) device_name: Arc<str>,
+    pub(crate) level: QueueLevel,
+    /// State word and completion mark as they were last seen.
+    pub(crate) seen: (State, u32),
+}
+
+/// The level in force, as checked from [`Attributes`].
+pub(crate) struct QueueLevel {
+    pub(crate) level: Level,
+    pub(crate) max: Level,
+    pub(crate) reason: Option<Arc<str>>,
+}
+
+impl Session {
+    pub(crate) fn new(peer: Peer, socket: OwnedFd, pidfd: OwnedFd, since: Nanos) -> Self {
+        Session {
+            peer,
+            socket,
+            pidfd,
+            since,
+            outbox: VecDeque::new(),
+            client: None,
+        }
+    }
+
+    /// Sends, or keeps the message until the client has read others. Never waits.
+    pub(crate) fn send(
+        &mut self,
+        message: FromScheduler,
+        id: u64,
+        reactor: &Reactor,
+    ) -> Result<(), End> {
+        if self.outbox.is_empty() {
+            match packet::send(&self.socket, &message) {
+                Ok(()) => return Ok(()),
+                Err(PacketError::WouldBlock) => {
+                    let watched = reactor.watch_writable(&self.socket, Source::Socket(id), true);
+                    watched.map_err(|_| End::Gone)?;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        if self.outbox.len() >= MAX_OUTBOX {
+            return Err(End::Refused("it does not read its messages".into()));
+        }
+        self.outbox.push_back(message);
+        Ok(())
+    }
+
+    /// Sends what waits, as far as there is room.
+    pub(crate) fn flush(&mut self, id: u64, reactor: &Reactor) -> Result<(), End> {
+        if self.outbox.is_empty() {
+            return Ok(());
+        }
+        while let Some(message) = self.outbox.front() {
+            match packet::send(&self.socket, message) {
+                Ok(()) => drop(self.outbox.pop_front()),
+                Err(PacketError::WouldBlock) => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.outbox = VecDeque::new();
+        let watched = reactor.watch_writable(&self.socket, Source::Socket(id), false);
+        watched.map_err(|_| End::Gone)
+    }
+
+    /// Tells the client, as far as it listens, why its session ends.
+    pub(crate) fn refuse(&self, reason: &str) {
+        let mut end = reason.len().min(MAX_TEXT);
+        while !reason.is_char_boundary(end) {
+            end -= 1;
+        }
+        let reason = reason[..end].to_owned();
+        let _ = packet::send(&self.socket, &FromScheduler::Refused { reason });
+    }
+}
+
+impl Client {
+    /// The queue in `slot` and its block.
+    pub(crate) fn queue(&mut self, slot: u16) -> Option<(&mut Queue, &ControlBlock)> {
+        let queue = self.queues.get_mut(usize::from(slot))?.as_deref_mut()?;
+        Some((queue, self.segment.layout().block(slot)?))
+    }
+
+    /// All queues with their slots and blocks.
+    pub(crate) fn queues(&self) -> impl Iterator<Item = (u16, &Queue, &ControlBlock)> {
+        self.queues.iter().enumerate().filter_map(|(slot, queue)| {
+            let slot = u16::try_from(slot).ok()?;
+            Some((slot, queue.as_deref()?, self.segment.layout().block(slot)?))
+        })
+    }
+
+    /// Whether a queue exists that was ready when last looked at.
+    pub(crate) fn has_ready(&self) -> bool {
+        self.queues
+            .iter()
+            .flatten()
+            .any(|queue| queue.seen.0.is_ready())
+    }
+}
+
+/// What a hello brought, checked.
+pub(crate) struct Greeting {
+    pub(crate) name: Arc<str>,
+    pub(crate) job: u64,
+    pub(crate) priority: Option<Priority>,
+    pub(crate) segment: PeerSegment,
+    pub(crate) doorbell: OwnedFd,
+}
+
+/// Reads the first message; `None` if it is not there yet.
+pub(crate) fn read_hello(socket: &OwnedFd) -> Result<Option<Greeting>, End> {
+    let (hello, segment, doorbell) = match packet::recv_hello(socket) {
+        Ok(hello) => hello,
+        Err(PacketError::WouldBlock) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let name = checked_text("name", &hello.name)?;
+    let priority = hello.hints.priority.map(Priority::new).transpose();
+    let priority = priority.map_err(|error: HintError| End::Refused(error.to_string()))?;
+    let segment =
+        PeerSegment::open(segment.as_fd()).map_err(|error| End::Refused(error.to_string()))?;
+    check_eventfd(doorbell.as_fd())?;
+    Ok(Some(Greeting {
+        name,
+        job: hello.job,
+        priority,
+        segment,
+        doorbell,
+    }))
+}
+
+/// A text that is short enough, with control characters replaced.
+pub(crate) fn checked_text(what: impl fmt::Display, text: &str) -> Result<Arc<str>, End> {
+    if text.len() > MAX_TEXT {
+        return Err(End::Refused(format!(
+            "{what} has {} bytes: use {MAX_TEXT} at most",
+            text.len()
+        )));
+    }
+    if text.contains(char::is_control) {
+        return Ok(text.replace(char::is_control, "?").into());
+    }
+    Ok(text.into())
+}
+
+/// A level with its reason checked.
+pub(crate) fn checked_level(attributes: &Attributes) -> Result<QueueLevel, End> {
+    let reason = attributes.reason.as_deref();
+    Ok(QueueLevel {
+        level: attributes.level,
+        max: attributes.max_level,
+        reason: reason
+            .map(|text| checked_text("reason", text))
+            .transpose()?,
+    })
+}
+
+/// Anything but an eventfd could be readable for ever, or have its driver's code run by a watch.
+fn check_eventfd(fd: BorrowedFd<'_>) -> Result<(), End> {
+    let link = readlink(format!("/proc/self/fd/{}", fd.as_raw_fd()), Vec::new());
+    match link {
+        // No path can look like this: paths start with a slash.
+        Ok(link) if link.as_bytes() == b"anon_inode:[eventfd]" => Ok(()),
+        Ok(_) => Err(End::Refused("doorbell is not an eventfd".into())),
+        Err(error) => Err(End::Refused(format!("cannot check the doorbell: {error}"))),
+    }
+}
+
+/// Whether the process is stopped by a signal or a debugger. Gone counts as running.
+pub(crate) fn is_stopped(pid: Pid) -> bool {
+    let read = || {
+        let path = format!("/proc/{}/stat", pid.as_raw_nonzero());
+        let file = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        let mut start = [0; 128];
+        let len = rustix::io::read(&file, &mut start)?;
+        // "PID (NAME) STATE …"; the name has at most 15 bytes, any of them a parenthesis.
+        let name_end = start[..len].iter().rposition(|&byte| byte == b')');
+        let state = name_end.and_then(|end| start.get(end + 2).copied());
+        rustix::io::Result::Ok(matches!(state, Some(b'T' | b't')))
+    };
+    read().unwrap_or(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::{
+        event::{EventfdFlags, eventfd},
+        fs::{MemfdFlags, memfd_create},
+    };
+
+    use super::*;
+
+    #[test]
+    fn texts_are_bounded_and_cleaned() {
+        let check = |text: &str, expect: &str| {
+            assert_eq!(&*checked_text("name", text).unwrap(), expect);
+        };
+        check("resnet18", "resnet18");
+        check("", "");
+        check("a\x1b[31m\nb", "a?[31m?b");
+        check("größe", "größe");
+        assert!(checked_text("name", &"x".repeat(MAX_TEXT)).is_ok());
+        let End::Refused(reason) = checked_text("name", &"x".repeat(MAX_TEXT + 1)).unwrap_err()
+        else {
+            panic!("not refused");
+        };
+        assert!(reason.contains("name has 257 bytes"), "{reason}");
+    }
+
+    #[test]
+    fn only_an_eventfd_is_a_doorbell() {
+        let real = eventfd(0, EventfdFlags::empty()).unwrap();
+        check_eventfd(real.as_fd()).unwrap();
+        let (pipe, _writer) = rustix::pipe::pipe().unwrap();
+        let memfd = memfd_create("[eventfd]", MemfdFlags::empty()).unwrap();
+        let file = tempfile::tempfile().unwrap();
+        for fd in [pipe.as_fd(), memfd.as_fd(), file.as_fd()] {
+            let refused = check_eventfd(fd).unwrap_err();
+            assert_eq!(refused, End::Refused("doorbell is not an eventfd".into()));
+        }
+    }
+
+    #[test]
+    fn a_stopped_process_is_seen() {
+        let mut child = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .unwrap();
+        let pid = Pid::from_child(&child);
+        let wait = |stopped: bool| {
+            let start = std::time::Instant::now();
+            while is_stopped(pid) != stopped {
+                assert!(start.elapsed().as_secs() < 10, "{stopped}");
+                std::thread::yield_now();
+            }
+        };
+        wait(false);
+        rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+        wait(true);
+        rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
+        wait(false);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!is_stopped(pid));
+    }
+
+    #[test]
+    fn a_long_reason_is_cut_between_characters() {
+        use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+        let kind = SocketType::SEQPACKET;
+        let (ours, theirs) =
+            socketpair(AddressFamily::UNIX, kind, SocketFlags::empty(), None).unwrap();
+        let pid = rustix::process::getpid();
+        let pidfd = eventfd(0, EventfdFlags::empty()).unwrap();
+        let session = Session::new(Peer { pid, uid: 0 }, ours, pidfd, 0);
+        session.refuse(&"ü".repeat(MAX_TEXT));
+        let FromScheduler::Refused { reason } = packet::recv(&theirs).unwrap() else {
+            panic!("not refused");
+        };
+        assert_eq!(reason, "ü".repeat(MAX_TEXT / 2));
+    }
+}
