@@ -15,13 +15,12 @@ use rustix::{
 };
 use xsched_wire::{
     Admitted, FromScheduler, Hello, endpoint,
-    message::MAX_TEXT,
     packet::{self, PacketError},
 };
 
 use crate::{
     log,
-    shared::{Shared, hush},
+    shared::{Shared, hush, short},
 };
 
 /// Between attempts to reach a daemon.
@@ -65,9 +64,13 @@ pub(crate) fn run(shared: &Shared) {
                 let loss = session.run();
                 shared.release_all();
                 said.clear();
+                let pause = match loss {
+                    Loss::Ended(_) => RETRY_REFUSED,
+                    _ => RETRY,
+                };
                 (
                     format!("lost the scheduler ({loss}): running unscheduled until it is back"),
-                    RETRY,
+                    pause,
                 )
             }
             Err(Failure::Nobody(path)) => (
@@ -152,12 +155,8 @@ impl fmt::Display for Loss {
 impl<'a> Session<'a> {
     fn open(shared: &'a Shared) -> Result<Self, Failure> {
         let socket = SessionSocket::new(reach_daemon()?, &shared.session_fd);
-        let mut name = shared.settings.name.clone();
-        while name.len() > MAX_TEXT {
-            name.pop();
-        }
         let hello = Hello {
-            name,
+            name: short(&shared.settings.name),
             job: shared.settings.job,
             hints: shared.settings.hints,
         };
@@ -200,7 +199,7 @@ impl<'a> Session<'a> {
             if let Err(loss) = self.obey().and_then(|()| self.report()) {
                 return loss;
             }
-            self.shared.for_each_queue(|_, managed| managed.poll_idle());
+            self.shared.for_each_queue(|_, managed| managed.tend());
 
             let now = self.shared.layout().heartbeat();
             if now != beat {

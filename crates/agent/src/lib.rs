@@ -111,6 +111,16 @@ impl Agent {
         self.shared.hint(queue.slot(), hints);
     }
 
+    /// The process's segment, for platforms whose device accesses it.
+    pub fn layout(&self) -> &'static xsched_wire::segment::Layout {
+        self.shared.layout()
+    }
+
+    /// Messages that the scheduler is yet to be told.
+    pub fn unsent(&self) -> usize {
+        self.shared.unsent()
+    }
+
     /// Whether a scheduler decides at the moment: a daemon answered, or the local one runs.
     pub fn is_scheduled(&self) -> bool {
         self.shared.is_scheduled()
@@ -140,6 +150,7 @@ fn start_thread(shared: &Arc<Shared>) {
             shared.release_all();
         }
     };
+    let _signals = process::BlockedSignals::new();
     let started = std::thread::Builder::new()
         .name("xsched-agent".into())
         .spawn(body);

@@ -6,7 +6,7 @@ use xsched_sched::{
     Action, Config, DeviceId, Engine, Event, Hint, HwShare, Nanos, Priority, ProcessId, QueueId,
     Target, policy,
 };
-use xsched_wire::{Hints, Share, ToScheduler};
+use xsched_wire::{Hints, Share, State, ToScheduler};
 
 use crate::{
     global::wait,
@@ -35,6 +35,7 @@ pub(crate) fn run(shared: &Shared, policy: Option<&str>) {
         engine: Engine::new(config),
         started: Instant::now(),
         queues: BTreeMap::new(),
+        sampled: Instant::now(),
         devices: Vec::new(),
         next: 1,
         actions: Vec::new(),
@@ -48,12 +49,20 @@ pub(crate) fn run(shared: &Shared, policy: Option<&str>) {
     }
 }
 
+/// A queue as the engine knows it, and its counters as they were last seen.
+#[derive(Clone, Copy)]
+struct Queue {
+    id: QueueId,
+    seen: (State, u32),
+}
+
 struct Local<'a> {
     shared: &'a Shared,
     engine: Engine,
     started: Instant,
-    /// The engine's name of the queue in each slot.
-    queues: BTreeMap<u16, QueueId>,
+    queues: BTreeMap<u16, Queue>,
+    /// When progress was last looked for.
+    sampled: Instant,
     /// Interned device names.
     devices: Vec<String>,
     next: u64,
@@ -84,10 +93,14 @@ impl Local<'_> {
         for slot in dirty {
             self.look(slot);
         }
+        if self.sampled.elapsed() >= TICK {
+            self.sampled = Instant::now();
+            self.sample();
+        }
         if self.engine.next_timer().is_some_and(|at| at <= self.now()) {
             self.tell(Event::Timer);
         }
-        self.shared.for_each_queue(|_, managed| managed.poll_idle());
+        self.shared.for_each_queue(|_, managed| managed.tend());
     }
 
     fn now(&self) -> Nanos {
@@ -98,9 +111,13 @@ impl Local<'_> {
     fn hear(&mut self, message: ToScheduler) {
         match message {
             ToScheduler::CreateQueue(info) => {
+                let Some(block) = self.shared.layout().block(info.slot) else {
+                    return;
+                };
                 let queue = QueueId(self.next);
                 self.next += 1;
-                self.queues.insert(info.slot, queue);
+                let seen = (block.state(), block.completed());
+                self.queues.insert(info.slot, Queue { id: queue, seen });
                 let device = self.device(&info.device);
                 self.tell(Event::QueueCreated {
                     queue,
@@ -114,7 +131,11 @@ impl Local<'_> {
             }
             ToScheduler::DestroyQueue { slot } => {
                 if let Some(queue) = self.queues.remove(&slot) {
-                    self.tell(Event::QueueGone { queue });
+                    self.tell(Event::QueueGone { queue: queue.id });
+                }
+                if let Some(block) = self.shared.layout().block(slot) {
+                    let _ = block.open_gate();
+                    block.wake_gate();
                 }
             }
             ToScheduler::Hint { slot: None, hints } => self.hint(Target::Process(SELF), hints),
@@ -122,12 +143,12 @@ impl Local<'_> {
                 slot: Some(slot),
                 hints,
             } => {
-                if let Some(&queue) = self.queues.get(&slot) {
-                    self.hint(Target::Queue(queue), hints);
+                if let Some(queue) = self.queues.get(&slot) {
+                    self.hint(Target::Queue(queue.id), hints);
                 }
             }
             ToScheduler::Hold { slot, held } => {
-                if let Some(&queue) = self.queues.get(&slot) {
+                if let Some(&Queue { id: queue, .. }) = self.queues.get(&slot) {
                     self.tell(Event::Hold { queue, held });
                 }
             }
@@ -150,15 +171,34 @@ impl Local<'_> {
         DeviceId(index as u32)
     }
 
-    /// Reads the state word of a queue that changed.
+    /// Reads the words of a queue that changed.
     fn look(&mut self, slot: u16) {
         let block = self.shared.layout().block(slot);
-        if let (Some(&queue), Some(block)) = (self.queues.get(&slot), block) {
-            self.tell(if block.state().is_ready() {
+        if let (Some(queue), Some(block)) = (self.queues.get_mut(&slot), block) {
+            queue.seen = (block.state(), block.completed());
+            let (queue, is_ready) = (queue.id, queue.seen.0.is_ready());
+            self.tell(if is_ready {
                 Event::Ready { queue }
             } else {
                 Event::Idle { queue }
             });
+        }
+    }
+
+    /// Tells the engine which ready queues moved: one that does not counts as hung after a while.
+    fn sample(&mut self) {
+        let moved: Vec<_> = self
+            .queues
+            .iter_mut()
+            .filter(|(_, queue)| queue.seen.0.is_ready())
+            .filter_map(|(&slot, queue)| {
+                let block = self.shared.layout().block(slot)?;
+                let now = (block.state(), block.completed());
+                (std::mem::replace(&mut queue.seen, now) != now).then_some(queue.id)
+            })
+            .collect();
+        for queue in moved {
+            self.tell(Event::Progress { queue });
         }
     }
 
@@ -175,7 +215,7 @@ impl Local<'_> {
 
     fn carry_out(&self, action: Action) {
         let (Action::Gate { queue, .. } | Action::Share { queue, .. }) = action;
-        let found = self.queues.iter().find(|&(_, &id)| id == queue);
+        let found = self.queues.iter().find(|(_, known)| known.id == queue);
         let Some((&slot, _)) = found else { return };
         match action {
             Action::Gate { open, .. } => {

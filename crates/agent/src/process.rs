@@ -1,9 +1,9 @@
 //! Fork and exit: the only file of this crate with `unsafe`.
 //!
 //! Agents are never freed: hooks may run until the last moment of a process, and a forked child
-//! inherits them half alive (memory, but no thread, and no mapping of the segment). In the child
-//! each one is declared dead, its descriptors are closed, and the segment's addresses get private
-//! memory with open gates; the next use makes a fresh agent. At exit every gate opens, before the
+//! inherits them half alive: memory, but no thread. In the child each one is declared dead, its
+//! descriptors are closed, and private memory with open gates takes the segment's place; the next
+//! use makes a fresh agent. At exit every gate opens, before the
 //! driver's own teardown waits for what stands behind one.
 
 use std::{
@@ -77,6 +77,32 @@ pub(crate) fn publish(cell: &AtomicPtr<Shared>, fresh: Arc<Shared>) -> Arc<Share
     // SAFETY: the pointer was not stored, so its count is still ours.
     drop(unsafe { Arc::from_raw(pointer) });
     load(cell).unwrap_or(fresh)
+}
+
+/// Blocks every signal in this thread until it is dropped. Threads made meanwhile have them
+/// blocked for ever, so that the host program's handlers run on its own threads.
+pub(crate) struct BlockedSignals {
+    before: libc::sigset_t,
+}
+
+impl BlockedSignals {
+    pub(crate) fn new() -> Self {
+        // SAFETY: a set of signals is plain data; both are written by the calls below.
+        let (mut all, mut before) =
+            unsafe { std::mem::zeroed::<(libc::sigset_t, libc::sigset_t)>() };
+        // SAFETY: a valid place for the result.
+        unsafe { libc::sigfillset(&mut all) };
+        // SAFETY: valid sets; changes this thread only.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut before) };
+        BlockedSignals { before }
+    }
+}
+
+impl Drop for BlockedSignals {
+    fn drop(&mut self) {
+        // SAFETY: the set that was in force before.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &self.before, std::ptr::null_mut()) };
+    }
 }
 
 fn each_agent(mut visit: impl FnMut(&Shared)) {

@@ -14,6 +14,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use xsched_wire::{
     Attributes, Hints, QueueInfo, Share, ToScheduler,
     env::{Scheduler, Settings},
+    message::MAX_TEXT,
     segment::{Layout, OwnSegment, SLOTS},
 };
 use xsched_xqueue::{Link, Managed, Slot};
@@ -47,12 +48,17 @@ struct State {
     /// Free slots, longest free first: what a device still writes to an old one is over by then.
     free: VecDeque<u16>,
     live: BTreeMap<u16, Entry>,
+    /// What the scheduler is yet to be told.
     outbox: VecDeque<ToScheduler>,
+    /// A scheduler listens. While none does nothing is noted: it will be told of all queues.
+    listening: bool,
 }
 
 struct Entry {
     device: String,
     hints: Hints,
+    /// The application suspended it.
+    held: bool,
     managed: Weak<dyn Managed>,
 }
 
@@ -68,6 +74,7 @@ impl Shared {
                 free: (0..SLOTS as u16).collect(),
                 live: BTreeMap::new(),
                 outbox: VecDeque::new(),
+                listening: false,
             }),
             thread_claimed: AtomicBool::new(false),
             scheduled: AtomicBool::new(false),
@@ -132,46 +139,64 @@ impl Shared {
         let entry = Entry {
             device: device.to_owned(),
             hints,
+            held: false,
             managed,
         };
         let mut state = self.state();
         if let Some(info) = entry.info(slot.index) {
-            state.outbox.push_back(ToScheduler::CreateQueue(info));
+            state.note(ToScheduler::CreateQueue(info));
         }
         state.live.insert(slot.index, entry);
         drop(state);
         self.wake();
     }
 
-    pub(crate) fn hint(&self, slot: Slot, hints: Hints) {
-        let mut state = self.state();
-        if let Some(entry) = state.live.get_mut(&slot.index) {
-            entry.hints = hints;
+    /// Changes something about a live queue and tells the scheduler of it.
+    fn change(&self, slot: Slot, change: impl FnOnce(&mut Entry), message: ToScheduler) {
+        if self.is_dead() {
+            return;
         }
+        let mut state = self.state();
+        let Some(entry) = state.live.get_mut(&slot.index) else {
+            return;
+        };
+        change(entry);
+        state.note(message);
         drop(state);
-        let slot = Some(slot.index);
-        self.post(ToScheduler::Hint { slot, hints });
+        self.wake();
     }
 
-    /// All queues as messages, for a scheduler that knows none; what was waiting to be said about
-    /// them is included, so the outbox starts anew.
+    pub(crate) fn hint(&self, slot: Slot, hints: Hints) {
+        let message = ToScheduler::Hint {
+            slot: Some(slot.index),
+            hints,
+        };
+        self.change(slot, |entry| entry.hints = hints, message);
+    }
+
+    /// All queues as messages, for a scheduler that knows none and listens from now on.
     pub(crate) fn announce_all(&self) -> Vec<ToScheduler> {
         let mut state = self.state();
         state.outbox.clear();
-        let infos = state
-            .live
-            .iter()
-            .filter_map(|(&slot, entry)| entry.info(slot));
-        infos.map(ToScheduler::CreateQueue).collect()
+        state.listening = true;
+        let mut messages = Vec::new();
+        for (&slot, entry) in &state.live {
+            if let Some(info) = entry.info(slot) {
+                messages.push(ToScheduler::CreateQueue(info));
+                if entry.held {
+                    messages.push(ToScheduler::Hold { slot, held: true });
+                }
+            }
+        }
+        messages
+    }
+
+    pub(crate) fn unsent(&self) -> usize {
+        self.state().outbox.len()
     }
 
     pub(crate) fn take_outbox(&self) -> VecDeque<ToScheduler> {
         std::mem::take(&mut self.state().outbox)
-    }
-
-    fn post(&self, message: ToScheduler) {
-        self.state().outbox.push_back(message);
-        self.wake();
     }
 
     /// Every queue that still exists.
@@ -196,10 +221,6 @@ impl Shared {
         self.state().live.get(&slot)?.managed.upgrade()
     }
 
-    pub(crate) fn is_live(&self, slot: u16) -> bool {
-        self.state().live.contains_key(&slot)
-    }
-
     pub(crate) fn any_ready(&self) -> bool {
         let state = self.state();
         let mut blocks = state
@@ -213,11 +234,17 @@ impl Shared {
 
     /// The scheduler has this queue's gate now.
     pub(crate) fn hand_over(&self, slot: u16) {
-        if self.is_live(slot)
-            && !self.exiting.load(Ordering::SeqCst)
-            && let Some(block) = self.layout().block(slot)
-        {
-            let _ = block.set_bypass(false);
+        // Under the lock, as the end of a queue is, or its bypass could be cleared after it was set.
+        let state = self.state();
+        let Some(block) = self.layout().block(slot) else {
+            return;
+        };
+        if !state.live.contains_key(&slot) {
+            return;
+        }
+        let _ = block.set_bypass(false);
+        if self.exiting.load(Ordering::SeqCst) {
+            open_by_bypass(Slot { index: slot, block });
         }
     }
 
@@ -232,6 +259,10 @@ impl Shared {
     /// The scheduler is lost: every gate opens, every hardware share is as nobody had touched it.
     pub(crate) fn release_all(&self) {
         self.set_scheduled(false);
+        let mut state = self.state();
+        state.listening = false;
+        state.outbox.clear();
+        drop(state);
         self.for_each_queue(|slot, managed| {
             open_by_bypass(slot);
             managed.apply_share(Share::Normal);
@@ -281,7 +312,17 @@ impl Shared {
     }
 
     fn wake(&self) {
-        ring(self.wake.as_fd());
+        if !self.is_dead() {
+            ring(self.wake.as_fd());
+        }
+    }
+}
+
+impl State {
+    fn note(&mut self, message: ToScheduler) {
+        if self.listening {
+            self.outbox.push_back(message);
+        }
     }
 }
 
@@ -289,9 +330,9 @@ impl Entry {
     fn info(&self, slot: u16) -> Option<QueueInfo> {
         Some(QueueInfo {
             slot,
-            device: self.device.clone(),
+            device: short(&self.device),
             hints: self.hints,
-            attributes: self.managed.upgrade()?.attributes(),
+            attributes: shortened(self.managed.upgrade()?.attributes()),
         })
     }
 }
@@ -306,7 +347,6 @@ impl Link for Shared {
 
     fn hold(&self, slot: Slot, held: bool) {
         match self.settings.scheduler {
-            _ if self.is_dead() => {}
             Scheduler::Off => {}
             Scheduler::Application if held => slot.block.close_gate(),
             Scheduler::Application => {
@@ -314,46 +354,67 @@ impl Link for Shared {
                     slot.block.wake_gate();
                 }
             }
-            Scheduler::Global | Scheduler::Local(_) => self.post(ToScheduler::Hold {
-                slot: slot.index,
-                held,
-            }),
+            Scheduler::Global | Scheduler::Local(_) => {
+                let index = slot.index;
+                let message = ToScheduler::Hold { slot: index, held };
+                self.change(slot, |entry| entry.held = held, message);
+            }
         }
     }
 
     fn level(&self, slot: Slot, attributes: Attributes) {
-        if self.is_dead() {
-            return;
-        }
         if let Some(reason) = &attributes.reason {
             crate::log::info(&format!("level {} in force: {reason}", attributes.level));
         }
-        let slot = slot.index;
-        self.post(ToScheduler::Level { slot, attributes });
+        let message = ToScheduler::Level {
+            slot: slot.index,
+            attributes: shortened(attributes),
+        };
+        self.change(slot, |_| (), message);
     }
 
-    fn released(&self, slot: Slot) {
+    fn closing(&self, slot: Slot) {
         if self.is_dead() {
             return;
         }
-        // Gates that are still in the hw queue must not hold what was launched.
-        open_by_bypass(slot);
         let mut state = self.state();
         if state.live.remove(&slot.index).is_some() {
-            state
-                .outbox
-                .push_back(ToScheduler::DestroyQueue { slot: slot.index });
+            state.note(ToScheduler::DestroyQueue { slot: slot.index });
         }
-        state.free.push_back(slot.index);
+        // Gates that are still in the hw queue must not hold what was launched.
+        open_by_bypass(slot);
         drop(state);
         self.wake();
     }
+
+    fn released(&self, slot: Slot) {
+        if !self.is_dead() {
+            self.state().free.push_back(slot.index);
+        }
+    }
 }
 
-fn open_by_bypass(slot: Slot) {
-    if slot.block.set_bypass(true) {
-        slot.block.wake_gate();
+/// As much of a text as a message may carry.
+pub(crate) fn short(text: &str) -> String {
+    let mut end = text.len().min(MAX_TEXT);
+    while !text.is_char_boundary(end) {
+        end -= 1;
     }
+    text[..end].to_owned()
+}
+
+fn shortened(attributes: Attributes) -> Attributes {
+    Attributes {
+        reason: attributes.reason.as_deref().map(short),
+        ..attributes
+    }
+}
+
+/// Opens a gate for good and wakes whoever sleeps there: also when it is open already, since a
+/// scheduler may have died between its store and its wake.
+fn open_by_bypass(slot: Slot) {
+    let _ = slot.block.set_bypass(true);
+    slot.block.wake_gate();
 }
 
 /// Adds one to an eventfd. Full means that it rings already.

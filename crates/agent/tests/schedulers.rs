@@ -58,6 +58,51 @@ fn a_hint_changes_who_runs() {
 }
 
 #[test]
+fn a_queue_that_is_suspended_at_once_stays_so() {
+    for _ in 0..20 {
+        let agent = agent(Scheduler::Local(None));
+        let queue = queue(&agent, 0);
+        queue.suspend();
+        until("the gate closes", || !queue.slot().block.is_open());
+        queue.resume();
+        until("the gate opens", || queue.slot().block.is_open());
+    }
+}
+
+#[test]
+fn a_busy_queue_is_not_taken_for_hung() {
+    let agent = agent(Scheduler::Local(None));
+    let (high, low) = (queue(&agent, 100), queue(&agent, -100));
+    until("the scheduler is in charge", || {
+        !low.slot().block.is_bypassed()
+    });
+    // Longer than the limit after which a queue without progress counts as hung; always ready.
+    let end = std::time::Instant::now() + std::time::Duration::from_millis(2_600);
+    while std::time::Instant::now() < end {
+        high.launch(Box::new(|| {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+            Ok(())
+        }))
+        .unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(4));
+    }
+    // Open now and then is the starvation guard's doing; open for good would be the hang's.
+    until("the low gate is closed", || !low.slot().block.is_open());
+    high.synchronize().unwrap();
+}
+
+#[test]
+fn nothing_is_noted_while_nobody_listens() {
+    for scheduler in [Scheduler::Off, Scheduler::Application] {
+        let agent = agent(scheduler);
+        for _ in 0..100 {
+            queue(&agent, 0);
+        }
+        assert_eq!(agent.unsent(), 0);
+    }
+}
+
+#[test]
 fn an_unknown_local_policy_passes_through() {
     let agent = agent(Scheduler::Local(Some("nonsense".into())));
     let queue = queue(&agent, 0);

@@ -170,9 +170,14 @@ impl ControlBlock {
         self.application.forwarded.fetch_add(1, Ordering::Release);
     }
 
+    /// Commands that the driver has received (ordering F).
+    pub fn forwarded_count(&self) -> u64 {
+        self.application.forwarded.load(Ordering::Acquire)
+    }
+
     /// Published commands that the driver has not received yet: threads held in admission.
     pub fn waiting(&self) -> u64 {
-        let forwarded = self.application.forwarded.load(Ordering::Acquire);
+        let forwarded = self.forwarded_count();
         self.state().submitted().saturating_sub(forwarded)
     }
 

@@ -2,7 +2,8 @@
 //!
 //! The application creates it and passes it to its scheduler; it outlives every scheduler, and
 //! its mapping in the application lasts as long as the process, since addresses in hw queues and
-//! graphs must stay valid. The scheduler maps what it was given only after checking seals and
+//! graphs must stay valid; a forked child gets private memory in its place
+//! ([`OwnSegment::replace_in_child`]). The scheduler maps what it was given only after checking seals and
 //! size: a file that could be truncated would kill its reader.
 //!
 //! | word of the header | writer | reader |
@@ -23,7 +24,7 @@ use std::{
 use rustix::{
     fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate, memfd_create},
     io::Errno,
-    mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap},
+    mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap},
 };
 
 use crate::{
@@ -169,14 +170,12 @@ pub struct OwnSegment {
 }
 
 impl OwnSegment {
-    /// Creates an empty segment. A forked child does not inherit the mapping.
+    /// Creates an empty segment.
     pub fn create() -> Result<Self, SegmentError> {
         let fd = memfd_create("xsched", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
         ftruncate(&fd, SEGMENT_BYTES as u64)?;
         fcntl_add_seals(&fd, SEALS)?;
         let mapping = Mapping::new(fd.as_fd())?;
-        // SAFETY: exactly the range of the mapping; no reference into it exists yet.
-        unsafe { madvise(mapping.address(), SEGMENT_BYTES, Advice::LinuxDontFork) }?;
         // SAFETY: as in `Mapping::layout`; forgetting the mapping makes it last for ever.
         let layout: &'static Layout = unsafe { mapping.0.as_ref() };
         std::mem::forget(mapping);
@@ -193,21 +192,24 @@ impl OwnSegment {
     }
 
     /// Puts private memory, the gates of the first `used` slots bypassed, in place of the mapping
-    /// that fork left out, so that addresses a child inherited stay valid and hold nothing back.
+    /// that a forked child inherited: its addresses stay valid, hold nothing back, and are no
+    /// longer the parent's words.
     ///
     /// # Safety
     /// Only in a forked child, before any other thread runs there.
     pub unsafe fn replace_in_child(layout: &'static Layout, used: u16) {
         let address = std::ptr::from_ref(layout).cast_mut().cast::<c_void>();
-        // SAFETY: the range is unmapped in the child (MADV_DONTFORK), and it was ours.
+        let flags = MapFlags::PRIVATE | MapFlags::FIXED;
+        // SAFETY: replaces exactly the segment's own mapping, in one step.
         let mapped = unsafe {
-            rustix::mm::mmap_anonymous(
+            mmap_anonymous(
                 address,
                 SEGMENT_BYTES,
                 ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::PRIVATE | MapFlags::FIXED_NOREPLACE,
+                flags,
             )
         };
+        // Without memory the child keeps the parent's words, which is no worse than before fork.
         if mapped.is_ok() {
             for block in layout.blocks.iter().take(used.into()) {
                 let _ = block.set_bypass(true);

@@ -4,23 +4,27 @@
 //! admit   publish (state word)             idle -> ready? ring the doorbell
 //!         gate open and nothing due?       yes: go on
 //!         Lv1: gate closed? wait.          a mark due? place it. window full? wait for a mark.
-//!         Lv2: a gate due? place it.       256 commands behind a closed gate? wait.
+//!         Lv2: a gate due? place it, with a mark. 256 commands in flight, gate closed? wait.
 //! driver call
 //! Pass dropped: forwarded + 1
 //! ```
 //! "Due" is one number, `attention`: the next command that the slow path wants to see. Threads
 //! that submit to one queue at once agree by compare-and-swap on it who places the mark or gate.
 
-use xsched_wire::{Level, sync::AtomicU32, sync::AtomicU64, sync::Ordering};
-
-use crate::{
-    hw::{HwError, HwQueue, reached},
-    link::Slot,
+use xsched_wire::{
+    Level,
+    sync::{AtomicU32, AtomicU64, Ordering},
 };
 
-/// Commands behind a closed gate, after which admission waits: drivers block at about 1,000
-/// queued commands, with locks held.
-pub const BEHIND_GATE: u32 = 256;
+use crate::{
+    hw::{HwError, HwQueue},
+    link::Slot,
+    marks::Marks,
+};
+
+/// Commands in flight while the gate is closed, after which admission waits: drivers block at
+/// about 1,000 queued commands, with locks held.
+pub const BEHIND_GATE: u64 = 256;
 
 /// Level word of a queue that nobody schedules.
 const PASS_THROUGH: u32 = 0;
@@ -58,6 +62,7 @@ pub(crate) struct Admitted {
 #[derive(Debug)]
 pub(crate) struct Admission {
     pub(crate) slot: Slot,
+    pub(crate) marks: Marks,
     /// `Level as u32`, or [`PASS_THROUGH`].
     level: AtomicU32,
     threshold: AtomicU32,
@@ -65,26 +70,21 @@ pub(crate) struct Admission {
     gate_interval: u32,
     /// The next command number that the slow path wants to see.
     attention: AtomicU64,
-    /// The last command number that a mark covers.
-    marked: AtomicU64,
-    /// The last command number that a synchronization covered.
-    drained: AtomicU64,
-    /// Commands forwarded behind a closed gate.
-    behind: AtomicU32,
+    /// The last command that found the gate closed.
+    last_held: AtomicU64,
 }
 
 impl Admission {
     pub(crate) fn new(slot: Slot, gate_interval: u32, threshold: u32, batch: u32) -> Self {
         Admission {
             slot,
+            marks: Marks::default(),
             level: AtomicU32::new(PASS_THROUGH),
             threshold: AtomicU32::new(threshold),
             batch: AtomicU32::new(batch),
             gate_interval: gate_interval.max(1),
             attention: AtomicU64::new(u64::MAX),
-            marked: AtomicU64::new(0),
-            drained: AtomicU64::new(0),
-            behind: AtomicU32::new(0),
+            last_held: AtomicU64::new(0),
         }
     }
 
@@ -108,11 +108,6 @@ impl Admission {
         self.threshold.store(threshold, Ordering::Relaxed);
         self.batch.store(batch, Ordering::Relaxed);
         self.attention.fetch_min(0, Ordering::Relaxed);
-    }
-
-    /// Everything up to `number` has completed.
-    pub(crate) fn set_drained(&self, number: u64) {
-        self.drained.fetch_max(number, Ordering::Relaxed);
     }
 
     /// `ring` is called if the queue became ready.
@@ -158,52 +153,45 @@ impl Admission {
         self.slot.block.wait_open();
         let threshold = u64::from(self.threshold.load(Ordering::Relaxed));
         let batch = u64::from(self.batch.load(Ordering::Relaxed)).min(threshold);
-        let before = number - 1;
-        if self.claim(number, number + batch) && before > self.marked.load(Ordering::Relaxed) {
-            hw.mark(self.slot.block, before as u32)?;
-            self.marked.fetch_max(before, Ordering::Relaxed);
-        }
-        // The next `batch` commands come without another look, so they need room, too.
-        if self.in_flight(before) + batch <= threshold {
+        if !self.claim(number, number + batch) {
             return Ok(());
         }
-        let room = (before + batch).saturating_sub(threshold);
-        if self.marked.load(Ordering::Relaxed) < room {
-            // Another thread has claimed that mark, but not placed it yet.
-            hw.mark(self.slot.block, before as u32)?;
-            self.marked.fetch_max(before, Ordering::Relaxed);
+        let before = self.slot.block.forwarded_count();
+        if before > self.marks.done(self.slot) {
+            self.marks.place(hw, self.slot)?;
         }
-        hw.wait_mark(self.slot.block, room as u32);
-        // The gate may have closed while this thread waited for room.
-        self.slot.block.wait_open();
+        // The next `batch` commands come without another look, so they need room, too.
+        let room = (before + batch).saturating_sub(threshold);
+        if let Some(mark) = self.marks.covering(room, self.slot) {
+            self.marks.wait(mark, hw, self.slot);
+            // The gate may have closed while this thread waited for room.
+            self.slot.block.wait_open();
+        }
         Ok(())
     }
 
-    /// Commands up to `number` that are not known to have completed.
-    fn in_flight(&self, number: u64) -> u64 {
-        let undrained = number.saturating_sub(self.drained.load(Ordering::Relaxed));
-        let completed = self.slot.block.completed();
-        if reached(completed, number as u32) {
-            return 0;
-        }
-        undrained.min(u64::from((number as u32).wrapping_sub(completed)))
-    }
-
     fn attend_gate<Q: HwQueue>(&self, hw: &Q, number: u64) -> Result<(), HwError> {
-        let open = self.slot.block.is_open();
-        let behind = if open {
-            self.behind.store(0, Ordering::Relaxed);
-            0
-        } else {
-            self.behind.fetch_add(1, Ordering::Relaxed) + 1
-        };
         let due = self.claim(number, number + u64::from(self.gate_interval));
-        if due || behind == 1 {
+        if due && self.slot.block.forwarded_count() > self.marks.done(self.slot) {
+            // Tells how far the device is: progress for the scheduler, and the bound below.
+            self.marks.place(hw, self.slot)?;
+        }
+        if self.slot.block.is_open() {
+            return if due {
+                hw.gate(self.slot.block)
+            } else {
+                Ok(())
+            };
+        }
+        // Unless the command before this one was held as well, the gate has closed in between, and
+        // the last gate in the queue may have been passed.
+        let held_before = self.last_held.swap(number, Ordering::Relaxed);
+        if due || held_before + 1 != number {
             hw.gate(self.slot.block)?;
         }
-        if behind >= BEHIND_GATE {
+        let in_flight = self.slot.block.forwarded_count() - self.marks.done(self.slot);
+        if in_flight >= BEHIND_GATE {
             self.slot.block.wait_open();
-            self.behind.store(0, Ordering::Relaxed);
         }
         Ok(())
     }

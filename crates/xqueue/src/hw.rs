@@ -58,6 +58,9 @@ pub trait HwQueue: Send + Sync + 'static {
     /// Commands between two gates, ≥ 1.
     fn gate_interval(&self) -> u32;
 
+    /// Called by the agent every 10 to 100 ms: a chance to see whether what was set still stands.
+    fn tend(&self) {}
+
     /// Returns when `mark(value)` was reached, or never will be since the queue failed. A device's store wakes no futex, so this sleeps in
     /// steps that grow from 20 µs to 1 ms; platforms that can wait better override it.
     fn wait_mark(&self, block: &'static ControlBlock, value: u32) {

@@ -10,7 +10,8 @@ use std::{
 };
 
 use crate::{
-    hw::{HwQueue, reached},
+    hw::HwQueue,
+    marks::Mark,
     queue::{Core, Error},
 };
 
@@ -21,6 +22,8 @@ pub struct Ticket(u64);
 pub(crate) struct Launcher<Q: HwQueue> {
     shared: Arc<Shared<Q>>,
     thread: Option<JoinHandle<()>>,
+    /// The process that the thread belongs to.
+    process: u32,
 }
 
 struct Shared<Q: HwQueue> {
@@ -34,8 +37,9 @@ struct Buffer<C> {
     pending: VecDeque<C>,
     submitted: u64,
     launched: u64,
-    /// (ticket, admission number) of launched commands whose mark was not seen yet.
-    in_flight: VecDeque<(u64, u64)>,
+    /// Launched commands that were not seen completed, with the mark behind each; without one,
+    /// only a synchronization tells.
+    in_flight: VecDeque<(u64, Option<Mark>)>,
     held: bool,
     stopping: bool,
     /// The first failure to launch since the last wait.
@@ -67,6 +71,7 @@ impl<Q: HwQueue> Launcher<Q> {
         Ok(Launcher {
             shared,
             thread: Some(thread),
+            process: std::process::id(),
         })
     }
 
@@ -99,22 +104,29 @@ impl<Q: HwQueue> Launcher<Q> {
             buffer = self.shared.sleep(buffer);
         }
         let error = buffer.error.take();
-        let number = buffer.number_of(ticket);
+        let launched = buffer.find(ticket);
         drop(buffer);
-        if let Some(number) = number {
-            let core = &self.shared.core;
-            core.hw.wait_mark(core.admission.slot.block, number as u32);
+        let core = &self.shared.core;
+        match launched {
+            None => {}
+            Some(Some(mark)) => core
+                .admission
+                .marks
+                .wait(mark, &core.hw, core.admission.slot),
+            Some(None) => core.synchronize()?,
         }
         error.map_or(Ok(()), Err)
     }
 
     pub(crate) fn query(&self, ticket: Ticket) -> bool {
         let buffer = self.shared.lock();
-        let completed = self.shared.core.admission.slot.block.completed();
+        let core = &self.shared.core;
         buffer.launched >= ticket.0
-            && buffer
-                .number_of(ticket)
-                .is_none_or(|number| reached(completed, number as u32))
+            && match buffer.find(ticket) {
+                None => true,
+                Some(Some(mark)) => core.admission.marks.is_reached(mark, core.admission.slot),
+                Some(None) => core.hw.is_drained(),
+            }
     }
 }
 
@@ -125,8 +137,10 @@ impl<Q: HwQueue> Drop for Launcher<Q> {
         buffer.held = false;
         drop(buffer);
         self.shared.changed.notify_all();
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
+        match self.thread.take() {
+            Some(thread) if self.process == std::process::id() => drop(thread.join()),
+            // In a forked child there is no such thread to join, nor one to detach.
+            thread => std::mem::forget(thread),
         }
     }
 }
@@ -168,37 +182,37 @@ impl<Q: HwQueue> Shared<Q> {
     }
 
     fn launch(&self, command: Q::Command) {
-        let block = self.core.admission.slot.block;
-        let pass = self.core.admit();
-        let number = pass.number();
-        let launched = self.core.hw.launch(command);
-        let marked = self.core.hw.mark(block, number as u32);
+        let core = &self.core;
+        let pass = core.admit();
+        let launched = core.hw.launch(command);
         drop(pass);
+        let marked = core.admission.marks.place(&core.hw, core.admission.slot);
 
-        let completed = block.completed();
         let mut buffer = self.lock();
-        buffer
-            .in_flight
-            .retain(|&(_, number)| !reached(completed, number as u32));
-        if marked.is_ok() {
-            let ticket = buffer.launched + 1;
-            buffer.in_flight.push_back((ticket, number));
-        }
-        if let Err(error) = launched.and(marked) {
-            buffer.error.get_or_insert(Error::Hw(error));
+        while let Some(&(_, Some(mark))) = buffer.in_flight.front()
+            && core.admission.marks.is_reached(mark, core.admission.slot)
+        {
+            buffer.in_flight.pop_front();
         }
         buffer.launched += 1;
+        let ticket = buffer.launched;
+        buffer
+            .in_flight
+            .push_back((ticket, marked.as_ref().ok().copied()));
+        if let Err(error) = launched.and(marked.map(drop)) {
+            buffer.error.get_or_insert(Error::Hw(error));
+        }
         self.changed.notify_all();
     }
 }
 
 impl<C> Buffer<C> {
-    /// The admission number of a launched command; `None` once it was seen completed.
-    fn number_of(&self, ticket: Ticket) -> Option<u64> {
+    /// A launched command that was not seen completed, with its mark.
+    fn find(&self, ticket: Ticket) -> Option<Option<Mark>> {
         let found = self
             .in_flight
             .iter()
             .find(|(number, _)| *number == ticket.0);
-        found.map(|&(_, number)| number)
+        found.map(|&(_, mark)| mark)
     }
 }

@@ -19,14 +19,17 @@ pub trait Link: Send + Sync {
     fn hold(&self, slot: Slot, held: bool);
     /// The level in force changed.
     fn level(&self, slot: Slot, attributes: Attributes);
-    /// The queue is gone; the slot may be used again.
+    /// The queue ends: its gate opens for good, and the scheduler forgets it.
+    fn closing(&self, slot: Slot);
+    /// Nothing uses the slot any more; another queue may.
     fn released(&self, slot: Slot);
 }
 
 /// From the scheduler's agent to the queue.
 pub trait Managed: Send + Sync {
-    /// Turns the queue idle if nothing was submitted since the last call and all has completed.
-    fn poll_idle(&self);
+    /// To be called every 10 to 100 ms: looks after the hw queue, and turns the queue idle if
+    /// nothing was submitted since the last call and all has completed.
+    fn tend(&self);
     /// Sets the hardware share, if the level is 3; remembers it otherwise.
     fn apply_share(&self, share: Share);
     /// Level in force, highest level, reason.
@@ -41,5 +44,6 @@ impl Link for NoLink {
     fn changed(&self, _: Slot) {}
     fn hold(&self, _: Slot, _: bool) {}
     fn level(&self, _: Slot, _: Attributes) {}
+    fn closing(&self, _: Slot) {}
     fn released(&self, _: Slot) {}
 }

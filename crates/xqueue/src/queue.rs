@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc, Mutex, OnceLock, PoisonError, Weak,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use xsched_wire::{Attributes, Level, LevelChoice, Share, block::DrainPoint, env::LaunchConfig};
@@ -70,15 +70,16 @@ pub(crate) struct Core<Q> {
     share: Mutex<ShareState>,
     /// Why the level in force is lower than what was asked for.
     reason: Mutex<Option<String>>,
-    /// Submissions at the last `poll_idle`.
+    /// Submissions at the last `tend`.
     polled: AtomicU64,
+    /// The slot was given back.
+    retired: AtomicBool,
 }
 
-/// The share that was asked for, and the one that the hardware has.
-#[derive(Default)]
+/// The share that was asked for, and the one that the hardware has; `None`: it may be any.
 struct ShareState {
     wanted: Share,
-    applied: Share,
+    applied: Option<Share>,
 }
 
 impl<Q: HwQueue> XQueue<Q> {
@@ -100,9 +101,13 @@ impl<Q: HwQueue> XQueue<Q> {
                 admission,
                 link,
                 support,
-                share: Mutex::default(),
+                share: Mutex::new(ShareState {
+                    wanted: Share::Normal,
+                    applied: Some(Share::Normal),
+                }),
                 reason: Mutex::new(reason),
                 polled: AtomicU64::new(u64::MAX),
+                retired: AtomicBool::new(false),
             }),
             launcher: OnceLock::new(),
         }
@@ -216,6 +221,14 @@ impl<Q: HwQueue> XQueue<Q> {
         Ok(())
     }
 
+    /// The hw queue is about to end: the gate opens for good and the slot is given back. Nothing
+    /// may be launched any more; dropping the queue later does nothing further.
+    pub fn retire(&self) {
+        if self.core.close() {
+            self.core.link.released(self.core.admission.slot);
+        }
+    }
+
     fn launcher(&self) -> Result<&Launcher<Q>, Error> {
         if let Some(launcher) = self.launcher.get() {
             return Ok(launcher);
@@ -227,9 +240,13 @@ impl<Q: HwQueue> XQueue<Q> {
 
 impl<Q: HwQueue> Drop for XQueue<Q> {
     fn drop(&mut self) {
-        // The launcher first: it drains its buffer through the admission that ends here.
+        // Gates open before the launcher drains its buffer through them; the slot is given back
+        // when nothing can use it any more.
+        let was_open = self.core.close();
         drop(self.launcher.take());
-        self.core.link.released(self.core.admission.slot);
+        if was_open {
+            self.core.link.released(self.core.admission.slot);
+        }
     }
 }
 
@@ -244,6 +261,16 @@ impl<Q: HwQueue> Core<Q> {
         admitted.pass
     }
 
+    /// True for the one call that closes.
+    fn close(&self) -> bool {
+        let first = !self.retired.swap(true, Ordering::SeqCst);
+        if first {
+            self.admission.set_level(None);
+            self.link.closing(self.admission.slot);
+        }
+        first
+    }
+
     pub(crate) fn synchronize(&self) -> Result<(), HwError> {
         let point = self.admission.slot.block.drain_point();
         let result = self.hw.synchronize();
@@ -254,8 +281,13 @@ impl<Q: HwQueue> Core<Q> {
 
     fn end_synchronize(&self, point: Option<DrainPoint>) {
         let Some(point) = point else { return };
-        self.admission.set_drained(point.number());
+        // After closing, the block may be another queue's.
+        if self.retired.load(Ordering::SeqCst) {
+            return;
+        }
+        // Only a queue that became idle proves that the count covers its commands: see `block`.
         if self.admission.slot.block.drained(point) {
+            self.admission.marks.drained(point.number());
             self.link.changed(self.admission.slot);
         }
     }
@@ -285,7 +317,7 @@ impl<Q: HwQueue> Core<Q> {
         match self.admission.level() {
             Some(Level::Lv3 | Level::Lv2) => self.change_level(Level::Lv1, Some(error.to_string())),
             // The CPU's gate needs nothing of the platform: only the window is lost.
-            Some(Level::Lv1) => self.admission.set_window(u32::MAX, u32::MAX),
+            Some(Level::Lv1) => self.admission.set_window(u32::MAX, u32::MAX / 2),
             None => {}
         }
     }
@@ -300,12 +332,13 @@ impl<Q: HwQueue> Core<Q> {
             Some(Level::Lv3) => share.wanted,
             _ => Share::Normal,
         };
-        if target == share.applied {
+        if Some(target) == share.applied {
             return;
         }
         match self.hw.set_share(target) {
-            Ok(()) => share.applied = target,
+            Ok(()) => share.applied = Some(target),
             Err(error) if self.admission.level() == Some(Level::Lv3) => {
+                share.applied = None;
                 drop(share);
                 self.admission.set_level(Some(Level::Lv2));
                 *lock(&self.reason) = Some(error.to_string());
@@ -317,8 +350,16 @@ impl<Q: HwQueue> Core<Q> {
 }
 
 impl<Q: HwQueue> Managed for Core<Q> {
-    fn poll_idle(&self) {
+    fn tend(&self) {
+        if self.retired.load(Ordering::SeqCst) {
+            return;
+        }
+        self.hw.tend();
         let block = self.admission.slot.block;
+        // Behind a closed gate nothing drains, and a driver may hold its locks over that.
+        if !block.is_open() {
+            return;
+        }
         let Some(point) = block.drain_point() else {
             return;
         };

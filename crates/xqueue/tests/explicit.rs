@@ -74,16 +74,52 @@ fn failures_arrive_at_wait_all() {
 
 #[test]
 fn dropping_a_suspended_queue_runs_its_buffer() {
-    let (queue, block, link) = queue(LevelChoice::Exactly(Level::Lv1), LaunchConfig::default());
-    let done = Arc::new(AtomicUsize::new(0));
-    queue.suspend();
-    for _ in 0..10 {
-        queue.submit(counting(&done)).unwrap();
+    // One command is held at level 1; 300 are more than go behind a gate at level 2.
+    for level in levels() {
+        let (queue, _, link) = queue(level, LaunchConfig::default());
+        let done = Arc::new(AtomicUsize::new(0));
+        queue.suspend();
+        for _ in 0..300 {
+            queue.submit(counting(&done)).unwrap();
+        }
+        drop(queue);
+        while done.load(Ordering::SeqCst) < 300 {
+            std::thread::yield_now();
+        }
+        assert_eq!(link.released.load(Ordering::SeqCst), 1);
     }
-    common::set_gate(block, true);
-    drop(queue);
-    while done.load(Ordering::SeqCst) < 10 {
-        std::thread::yield_now();
+}
+
+#[test]
+fn wait_holds_while_other_threads_launch_in_place() {
+    let window = LaunchConfig::new(4, 2).unwrap();
+    for level in levels() {
+        let (queue, block, _) = queue(level, window);
+        let done = Arc::new(AtomicUsize::new(0));
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| (0..500).for_each(|_| queue.launch(counting(&done)).unwrap()));
+            }
+            scope.spawn(|| {
+                for _ in 0..200 {
+                    common::set_gate(block, false);
+                    std::thread::yield_now();
+                    common::set_gate(block, true);
+                }
+            });
+            for _ in 0..500 {
+                let own = Arc::new(AtomicUsize::new(0));
+                let ticket = queue.submit(counting(&own)).unwrap();
+                queue.wait(ticket).unwrap();
+                assert_eq!(
+                    own.load(Ordering::SeqCst),
+                    1,
+                    "waited for, but not executed"
+                );
+            }
+        });
+        queue.wait_all().unwrap();
+        assert_eq!(done.load(Ordering::SeqCst), 1000);
+        assert!(!block.state().is_ready());
     }
-    assert_eq!(link.released.load(Ordering::SeqCst), 1);
 }

@@ -41,15 +41,16 @@ struct Fifo {
     state: Mutex<State>,
     /// Signalled when an entry arrives.
     arrived: Condvar,
-    /// Signalled when the FIFO has run empty.
-    drained: Condvar,
+    /// Signalled when an entry is finished.
+    finished: Condvar,
 }
 
 #[derive(Default)]
 struct State {
     entries: VecDeque<Entry>,
-    /// An entry was taken and is not finished.
-    executing: bool,
+    /// Entries ever pushed, and those of them that are finished.
+    pushed: u64,
+    finished: u64,
     /// The first failure since the last synchronization; commands after it are skipped.
     failure: Option<String>,
 }
@@ -82,7 +83,10 @@ impl CpuQueue {
     }
 
     fn push(&self, entry: Entry) {
-        self.fifo.lock().entries.push_back(entry);
+        let mut state = self.fifo.lock();
+        state.entries.push_back(entry);
+        state.pushed += 1;
+        drop(state);
         self.fifo.arrived.notify_one();
     }
 }
@@ -116,10 +120,11 @@ impl HwQueue for CpuQueue {
 
     fn synchronize(&self) -> Result<(), HwError> {
         let mut state = self.fifo.lock();
-        while !state.is_drained() {
+        let last = state.pushed;
+        while state.finished < last {
             state = self
                 .fifo
-                .drained
+                .finished
                 .wait(state)
                 .unwrap_or_else(PoisonError::into_inner);
         }
@@ -167,7 +172,7 @@ impl HwQueue for CpuQueue {
 
 impl State {
     fn is_drained(&self) -> bool {
-        self.entries.is_empty() && !self.executing
+        self.finished == self.pushed
     }
 }
 
@@ -180,7 +185,11 @@ impl Fifo {
         loop {
             let (entry, failed) = self.take();
             let result = match entry {
-                Entry::Command(_) if failed => Ok(()),
+                // What it captured may panic when it is dropped.
+                Entry::Command(command) if failed => execute(Box::new(move || {
+                    drop(command);
+                    Ok(())
+                })),
                 Entry::Command(command) => execute(command),
                 Entry::Mark(block, value) => {
                     block.complete(value);
@@ -201,7 +210,6 @@ impl Fifo {
         let mut state = self.lock();
         loop {
             if let Some(entry) = state.entries.pop_front() {
-                state.executing = true;
                 return (entry, state.failure.is_some());
             }
             state = self
@@ -213,13 +221,11 @@ impl Fifo {
 
     fn finish(&self, result: Result<(), String>) {
         let mut state = self.lock();
-        state.executing = false;
+        state.finished += 1;
         if let Err(failure) = result {
             state.failure.get_or_insert(failure);
         }
-        if state.is_drained() {
-            self.drained.notify_all();
-        }
+        self.finished.notify_all();
     }
 }
 

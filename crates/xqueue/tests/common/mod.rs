@@ -28,6 +28,11 @@ impl Link for Recorder {
     fn level(&self, _: Slot, attributes: Attributes) {
         self.levels.lock().unwrap().push(attributes);
     }
+    fn closing(&self, slot: Slot) {
+        if slot.block.set_bypass(true) {
+            slot.block.wake_gate();
+        }
+    }
     fn released(&self, _: Slot) {
         self.released.fetch_add(1, Ordering::SeqCst);
     }
