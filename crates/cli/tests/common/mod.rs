@@ -14,7 +14,10 @@ use std::{
 
 use rustix::{
     event::{EventfdFlags, eventfd},
-    net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with},
+    net::{
+        AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with,
+        sockopt::{self, Timeout},
+    },
     process::{Pid, Signal, kill_process},
 };
 use tempfile::TempDir;
@@ -134,6 +137,7 @@ impl Drop for Program {
 pub(crate) struct Daemon {
     program: Program,
     socket: PathBuf,
+    args: Vec<String>,
     dir: TempDir,
 }
 
@@ -147,17 +151,19 @@ impl Daemon {
     pub(crate) fn start_with(args: &[&str]) -> Daemon {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("xsched.sock");
-        let program = serve(&socket, args);
+        let args: Vec<_> = args.iter().map(ToString::to_string).collect();
+        let program = serve(&socket, &args);
         Daemon {
             program,
             socket,
+            args,
             dir,
         }
     }
 
     /// After its end: another one on the same socket.
     pub(crate) fn restart(&mut self) {
-        self.program = serve(&self.socket, &[]);
+        self.program = serve(&self.socket, &self.args);
     }
 
     /// Where programs register.
@@ -170,6 +176,11 @@ impl Daemon {
         std::fs::read_to_string(log(&self.socket)).unwrap()
     }
 
+    /// Where its programs may log; shown if the test fails.
+    pub(crate) fn program_log(&self) -> File {
+        open_log(&self.socket.with_extension("programs.log"))
+    }
+
     /// A directory that lives as long as the daemon.
     pub(crate) fn dir(&self) -> &Path {
         self.dir.path()
@@ -178,6 +189,11 @@ impl Daemon {
     /// Its process.
     pub(crate) fn pid(&self) -> u32 {
         self.program.pid()
+    }
+
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, number: Signal) {
+        self.program.signal(number);
     }
 
     /// Ends it with SIGKILL, as a crash would.
@@ -218,18 +234,27 @@ impl Daemon {
     }
 }
 
-fn serve(socket: &Path, args: &[&str]) -> Program {
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            for log in [
+                log(&self.socket),
+                self.socket.with_extension("programs.log"),
+            ] {
+                let text = std::fs::read_to_string(&log).unwrap_or_default();
+                println!("---- {}\n{text}", log.display());
+            }
+        }
+    }
+}
+
+fn serve(socket: &Path, args: &[String]) -> Program {
     let mut command = clean(executable());
     command.arg("serve").arg("--socket").arg(socket).args(args);
-    let log = File::options()
-        .append(true)
-        .create(true)
-        .open(log(socket))
-        .unwrap();
     command
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(log);
+        .stderr(open_log(&log(socket)));
     let mut program = Program::start(&mut command);
     wait_until(
         || {
@@ -248,11 +273,25 @@ fn log(socket: &Path) -> PathBuf {
     socket.with_extension("log")
 }
 
+fn open_log(path: &Path) -> File {
+    let mut options = File::options();
+    options.append(true).create(true).open(path).unwrap()
+}
+
 /// The status of the daemon at `socket`, if one answers there.
 pub(crate) fn status(socket: &Path) -> Option<Status> {
     Client::connect(socket)
         .and_then(|client| client.get(api::path::STATUS))
         .ok()
+}
+
+/// A connection that has said nothing yet.
+pub(crate) fn connect_to(daemon: &Daemon) -> OwnedFd {
+    let flags = SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+    connect(&socket, &SocketAddrUnix::new(daemon.socket()).unwrap()).unwrap();
+    sockopt::set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE)).unwrap();
+    socket
 }
 
 /// This test's process as a client of a daemon, by the wire protocol alone.
@@ -265,11 +304,8 @@ pub(crate) struct RawClient {
 impl RawClient {
     /// Registers under a name.
     pub(crate) fn register(daemon: &Daemon, name: &str, priority: Option<i32>) -> RawClient {
-        let flags = SocketFlags::CLOEXEC;
-        let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
-        connect(&socket, &SocketAddrUnix::new(daemon.socket()).unwrap()).unwrap();
         let client = RawClient {
-            socket,
+            socket: connect_to(daemon),
             segment: OwnSegment::create().unwrap(),
             doorbell: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap(),
         };
@@ -308,6 +344,11 @@ impl RawClient {
         let _ = self.layout().block(slot).unwrap().publish();
         self.layout().set_dirty(slot);
         rustix::io::write(&self.doorbell, &1u64.to_ne_bytes()).unwrap();
+    }
+
+    /// The session, for what no honest client sends.
+    pub(crate) fn socket(&self) -> &OwnedFd {
+        &self.socket
     }
 
     fn layout(&self) -> &'static Layout {
