@@ -81,6 +81,7 @@ impl Launcher {
         option("--duration", &phase.duration.as_secs_f64());
         option("--warmup", &phase.warmup);
         option("--seed", &phase.seed);
+        command.args(&task.options);
         command
     }
 
@@ -289,6 +290,7 @@ mod tests {
                 batch: 1,
                 arrival: Arrival::Open { rate_hz: 2.5 },
                 batch_option: None,
+                options: vec!["--cuda-graph".into()],
             }],
             duration: Duration::from_secs(60),
             scheduling,
@@ -320,7 +322,7 @@ mod tests {
         let on = launcher.worker_command(&scheduled, &scheduled.tasks[0]);
         let expected = "run --priority high --name resnet18-high -- /bin/xsched worker --model \
                         resnet18 --batch 1 --device cpu --arrival open --rate 2.5 --duration 60 \
-                        --warmup 10 --seed 42";
+                        --warmup 10 --seed 42 --cuda-graph";
         assert_eq!(words(&off).join(" "), expected);
         assert_eq!(words(&off), words(&on));
         assert_eq!(variable(&off, "XSCHED_DISABLE"), Some(Some("1")));

@@ -19,6 +19,7 @@ pub mod task;
 pub mod manifest;
 pub mod report;
 pub mod results;
+pub mod rounds;
 pub mod stats;
 pub mod store;
 pub mod verdict;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::phase::Measurement;
+use crate::rounds::{RoundResult, Spread};
 use crate::stats::{Interval, Summary, summarize};
 use crate::task::Arrival;
 
@@ -31,18 +32,24 @@ pub struct RunFacts {
     pub rate_origin: String,
     /// Images per request of the low-priority task.
     pub low_batch: u32,
+    /// Processes of the low-priority task.
+    pub low_copies: u32,
+    /// The high-priority task replays a CUDA graph.
+    pub cuda_graph: bool,
+    /// Baseline and scheduled phase in turn, this many times each.
+    pub rounds: u32,
 }
 
-/// `baseline_result.json`, `xsched_result.json`: both tasks at once.
+/// `baseline_result.json`, `xsched_result.json`: both tasks at once; all rounds together.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PhaseResult {
     /// Name of the scenario.
     pub test_name: String,
     /// [`MODE_BASELINE`] or [`MODE_SCHEDULED`].
     pub mode: String,
-    /// Length of the phase that was asked for, seconds.
+    /// Length of the phase that was asked for, in each round; seconds.
     pub duration: f64,
-    /// Start of the phase, with the time zone's offset.
+    /// Start of the phase's first round, with the time zone's offset.
     pub timestamp: String,
     /// The open-loop task.
     pub high_priority: HighResult,
@@ -51,6 +58,10 @@ pub struct PhaseResult {
     /// What is the same in every phase.
     #[serde(flatten)]
     pub facts: RunFacts,
+    /// The rounds one by one; fewer than asked for if the run ended early.
+    pub by_round: Vec<RoundResult>,
+    /// How far they lie apart; absent when there is but one.
+    pub spread: Option<Spread>,
     /// File with the raw samples, beside this one.
     pub samples_file: String,
 }
@@ -113,7 +124,7 @@ pub struct HighResult {
     pub worker: WorkerFacts,
 }
 
-/// A back-to-back task.
+/// A back-to-back task; its copies together.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LowResult {
     /// Name of the task.
@@ -124,10 +135,12 @@ pub struct LowResult {
     pub iterations: u64,
     /// From the start to the last completion; seconds.
     pub duration: f64,
-    /// Iterations completed per second.
+    /// Iterations completed per second, the sum over the copies.
     pub throughput_ips: f64,
     /// Images per second: iterations times batch.
     pub images_per_sec: f64,
+    /// Iterations completed per second by each copy.
+    pub copies_throughput_ips: Vec<f64>,
     /// Mean time of an iteration.
     pub latency_avg_ms: f64,
     /// Median.
@@ -148,13 +161,15 @@ pub struct WorkerFacts {
     pub batch: u32,
     /// Priority that it was started with.
     pub priority: String,
-    /// Preemption level in force; 0 = unscheduled.
+    /// Preemption level in force, the lowest of all rounds and copies; 0 = unscheduled.
     pub level: u8,
+    /// The highest of all rounds and copies.
+    pub highest_level: u8,
     /// Commands of one request.
     pub commands: u64,
-    /// Time to build the model and warm up.
+    /// Time to build the model and warm up, the longest.
     pub setup_ms: f64,
-    /// The start on the monotonic clock, nanoseconds.
+    /// The first start on the monotonic clock, nanoseconds.
     pub start_ns: u64,
     /// Hash of the first output.
     pub output_digest: String,
@@ -163,20 +178,19 @@ pub struct WorkerFacts {
 }
 
 impl HighResult {
-    /// `None` when no request was completed.
-    pub fn new(measured: &Measurement, phase: Duration) -> Option<HighResult> {
-        let summary = latencies(measured)?;
-        let requests_due = measured
-            .task
-            .requests_due(phase)
-            .unwrap_or(measured.completed);
-        let duration = seconds(measured, phase);
+    /// From the task's rounds; `None` when no request was completed.
+    pub fn new(rounds: &[&Measurement], phase: Duration) -> Option<HighResult> {
+        let summary = latencies(rounds)?;
+        let task = &rounds.first()?.task;
+        let requests = rounds.iter().map(|round| round.completed).sum();
+        let due = |round: &&Measurement| round.task.requests_due(phase).unwrap_or(round.completed);
+        let duration: f64 = rounds.iter().map(|round| seconds(round, phase)).sum();
         Some(HighResult {
-            task: measured.task.name.clone(),
-            model: measured.task.model_title(),
-            requests: measured.completed,
+            task: task.name.clone(),
+            model: task.model_title(),
+            requests,
             duration,
-            throughput_rps: measured.completed as f64 / duration,
+            throughput_rps: requests as f64 / duration,
             latency_avg_ms: summary.avg,
             latency_p50_ms: summary.p50,
             latency_p95_ms: summary.p95,
@@ -184,55 +198,78 @@ impl HighResult {
             latency_max_ms: summary.max,
             latency_p999_ms: summary.p999,
             latency_p99_interval_ms: summary.p99_interval,
-            requests_due,
-            worker: WorkerFacts::new(measured),
+            requests_due: rounds.iter().map(due).sum(),
+            worker: WorkerFacts::new(rounds)?,
         })
     }
 }
 
 impl LowResult {
-    /// `None` when no iteration was completed.
-    pub fn new(measured: &Measurement, phase: Duration) -> Option<LowResult> {
-        let summary = latencies(measured)?;
-        let duration = seconds(measured, phase);
-        let throughput = measured.completed as f64 / duration;
+    /// From the task's rounds, each with a measurement of every copy in the same order; `None` when
+    /// no iteration was completed. The result has the name of the task that they are copies of.
+    pub fn new(name: &str, rounds: &[&[Measurement]], phase: Duration) -> Option<LowResult> {
+        let all: Vec<&Measurement> = rounds.iter().copied().flatten().collect();
+        let summary = latencies(&all)?;
+        let task = &all.first()?.task;
+        let copies = rounds.first()?.len();
+        let throughput = |copy: usize| {
+            let rounds = rounds.iter().filter_map(|round| round.get(copy));
+            let (completed, time) = rounds.fold((0, 0.0), |(completed, time), round| {
+                (completed + round.completed, time + seconds(round, phase))
+            });
+            // A copy that was stopped at once has used no time.
+            if completed == 0 {
+                0.0
+            } else {
+                completed as f64 / time
+            }
+        };
+        let copies_throughput_ips: Vec<f64> = (0..copies).map(throughput).collect();
+        let throughput_ips: f64 = copies_throughput_ips.iter().sum();
+        let longest = |round: &&[Measurement]| {
+            let times = round.iter().map(|copy| seconds(copy, phase));
+            times.fold(0.0, f64::max)
+        };
         Some(LowResult {
-            task: measured.task.name.clone(),
-            model: measured.task.model_title(),
-            iterations: measured.completed,
-            duration,
-            throughput_ips: throughput,
-            images_per_sec: throughput * f64::from(measured.task.batch),
+            task: name.to_owned(),
+            model: task.model_title(),
+            iterations: all.iter().map(|measured| measured.completed).sum(),
+            duration: rounds.iter().map(longest).sum(),
+            throughput_ips,
+            images_per_sec: throughput_ips * f64::from(task.batch),
+            copies_throughput_ips,
             latency_avg_ms: summary.avg,
             latency_p50_ms: summary.p50,
             latency_p99_ms: summary.p99,
             latency_max_ms: summary.max,
-            worker: WorkerFacts::new(measured),
+            worker: WorkerFacts::new(&all)?,
         })
     }
 }
 
 impl WorkerFacts {
-    fn new(measured: &Measurement) -> WorkerFacts {
-        WorkerFacts {
-            batch: measured.task.batch,
-            priority: measured.task.class.clone(),
-            level: measured.level,
-            commands: measured.commands,
-            setup_ms: measured.setup_ms,
-            start_ns: measured.start_ns,
-            output_digest: measured.digest.clone(),
-            outputs_equal: measured.digests_equal,
-        }
+    /// Of one task in all its rounds and copies, which compute the same.
+    fn new(all: &[&Measurement]) -> Option<WorkerFacts> {
+        let first = all.first()?;
+        let levels = || all.iter().map(|measured| measured.level);
+        let same = |other: &&Measurement| other.digests_equal && other.digest == first.digest;
+        Some(WorkerFacts {
+            batch: first.task.batch,
+            priority: first.task.class.clone(),
+            level: levels().min()?,
+            highest_level: levels().max()?,
+            commands: first.commands,
+            setup_ms: all.iter().map(|other| other.setup_ms).fold(0.0, f64::max),
+            start_ns: first.start_ns,
+            output_digest: first.digest.clone(),
+            outputs_equal: all.iter().all(same),
+        })
     }
 }
 
-fn latencies(measured: &Measurement) -> Option<Summary> {
-    let latencies: Vec<f64> = measured
-        .samples
-        .iter()
-        .map(|[_, _, latency]| *latency)
-        .collect();
+fn latencies(all: &[&Measurement]) -> Option<Summary> {
+    let samples = all.iter().flat_map(|measured| &measured.samples);
+    let latencies: Vec<f64> = samples.map(|[_, _, latency]| *latency).collect();
     summarize(&latencies)
 }
 
@@ -256,6 +293,7 @@ pub(crate) mod examples {
             batch,
             priority: priority.into(),
             level,
+            highest_level: level,
             commands: 20,
             setup_ms: 812.5,
             start_ns: 1_000_000,
@@ -272,6 +310,9 @@ pub(crate) mod examples {
             rate_hz: 10.0,
             rate_origin: "given".into(),
             low_batch: 8,
+            low_copies: 1,
+            cuda_graph: false,
+            rounds: 1,
         }
     }
 
@@ -305,6 +346,7 @@ pub(crate) mod examples {
             duration: 60.0,
             throughput_ips: ips,
             images_per_sec: ips * 8.0,
+            copies_throughput_ips: vec![ips],
             latency_avg_ms: 1000.0 / ips,
             latency_p50_ms: 1000.0 / ips,
             latency_p99_ms: 1200.0 / ips,
@@ -315,13 +357,16 @@ pub(crate) mod examples {
 
     /// The baseline of the document's example.
     pub(crate) fn baseline() -> PhaseResult {
+        let (high, low) = (high(45.23, 22.15, 9.98, 0), low(24.56, 0));
         PhaseResult {
             test_name: "phase4_dual_model".into(),
             mode: MODE_BASELINE.into(),
             duration: 60.0,
             timestamp: "2026-01-02T03:04:05+00:00".into(),
-            high_priority: high(45.23, 22.15, 9.98, 0),
-            low_priority: low(24.56, 0),
+            by_round: vec![RoundResult::new(&high, &low)],
+            spread: None,
+            high_priority: high,
+            low_priority: low,
             facts: facts(),
             samples_file: "baseline_samples.csv".into(),
         }
@@ -329,11 +374,13 @@ pub(crate) mod examples {
 
     /// The scheduled phase of the document's example.
     pub(crate) fn scheduled() -> PhaseResult {
+        let (high, low) = (high(48.56, 23.89, 9.95, 3), low(12.34, 3));
         PhaseResult {
             mode: MODE_SCHEDULED.into(),
             timestamp: "2026-01-02T03:05:15+00:00".into(),
-            high_priority: high(48.56, 23.89, 9.95, 3),
-            low_priority: low(12.34, 3),
+            by_round: vec![RoundResult::new(&high, &low)],
+            high_priority: high,
+            low_priority: low,
             samples_file: "scheduled_samples.csv".into(),
             ..baseline()
         }
@@ -368,6 +415,7 @@ mod tests {
                 batch: 4,
                 arrival,
                 batch_option: None,
+                options: Vec::new(),
             },
             level: 3,
             commands: 20,
@@ -390,24 +438,61 @@ mod tests {
         let open = Arrival::Open { rate_hz: 2.0 };
         // The last of four arrivals is at 1.5 s: that the worker is done before 2 s does not raise
         // the rate.
-        let on_time = HighResult::new(&measurement(open, 1600.0, &[10.0; 4]), phase).unwrap();
+        let on_time = HighResult::new(&[&measurement(open, 1600.0, &[10.0; 4])], phase).unwrap();
         assert_eq!((on_time.throughput_rps, on_time.requests_due), (2.0, 4));
-        let late = HighResult::new(&measurement(open, 4000.0, &[10.0; 4]), phase).unwrap();
+        let late = HighResult::new(&[&measurement(open, 4000.0, &[10.0; 4])], phase).unwrap();
         assert_eq!(late.throughput_rps, 1.0);
-        assert_eq!(HighResult::new(&measurement(open, 0.0, &[]), phase), None);
+        assert_eq!(
+            HighResult::new(&[&measurement(open, 0.0, &[])], phase),
+            None
+        );
     }
 
     #[test]
     fn images_count_the_batch() {
-        let low = LowResult::new(
-            &measurement(Arrival::Closed, 2000.0, &[500.0; 4]),
-            Duration::from_secs(1),
-        )
-        .unwrap();
+        let measured = [measurement(Arrival::Closed, 2000.0, &[500.0; 4])];
+        let low = LowResult::new("low", &[&measured], Duration::from_secs(1)).unwrap();
         assert_eq!(
             (low.throughput_ips, low.images_per_sec, low.iterations),
             (2.0, 8.0, 4)
         );
+    }
+
+    #[test]
+    fn rounds_pool_their_samples() {
+        let phase = Duration::from_secs(2);
+        let open = Arrival::Open { rate_hz: 1.25 };
+        let mut second = measurement(open, 3000.0, &[30.0; 3]);
+        second.level = 2;
+        let rounds = [&measurement(open, 2000.0, &[10.0; 3]), &second];
+        let high = HighResult::new(&rounds, phase).unwrap();
+        // Three arrivals lie in each round of 2 s; the second round took 3 s.
+        assert_eq!((high.requests, high.requests_due), (6, 6));
+        assert_eq!((high.duration, high.throughput_rps), (5.0, 1.2));
+        assert_eq!((high.latency_avg_ms, high.latency_max_ms), (20.0, 30.0));
+        assert_eq!((high.worker.level, high.worker.highest_level), (2, 3));
+        assert!(high.worker.outputs_equal);
+        second.digest = "ffffffffffffffff".into();
+        let rounds = [&measurement(open, 2000.0, &[10.0; 3]), &second];
+        assert!(
+            !HighResult::new(&rounds, phase)
+                .unwrap()
+                .worker
+                .outputs_equal
+        );
+    }
+
+    #[test]
+    fn copies_add_their_throughput() {
+        let copy = |elapsed_ms, count| measurement(Arrival::Closed, elapsed_ms, &vec![1.0; count]);
+        let first = [copy(1000.0, 10), copy(2000.0, 8)];
+        let second = [copy(1000.0, 20), copy(2000.0, 0)];
+        let low = LowResult::new("low", &[&first, &second], Duration::from_secs(1)).unwrap();
+        // (10 + 20) in 2 s, and 8 in 4 s.
+        assert_eq!(low.copies_throughput_ips, [15.0, 2.0]);
+        assert_eq!((low.throughput_ips, low.images_per_sec), (17.0, 68.0));
+        assert_eq!((low.iterations, low.duration), (38, 4.0));
+        assert_eq!(low.task, "low");
     }
 
     #[test]

@@ -124,19 +124,29 @@ impl Session {
         self.fail(phase, PhaseFailure { cause, partial })
     }
 
-    /// Writes a result file.
+    /// Writes a result file, or replaces it after another round.
     pub fn keep(&mut self, name: &str, result: &impl Serialize) -> anyhow::Result<()> {
         self.store.write_json(name, result)?;
-        self.files.push(name.to_owned());
+        self.note_file(name);
         Ok(())
     }
 
-    /// Writes the samples of a phase.
-    pub fn keep_samples(&mut self, phase: &str, measured: &[Measurement]) -> anyhow::Result<()> {
+    /// Writes the samples of a phase, or replaces them after another round.
+    pub fn keep_samples(
+        &mut self,
+        phase: &str,
+        rounds: &[impl AsRef<[Measurement]>],
+    ) -> anyhow::Result<()> {
         let name = samples_file(phase);
-        self.store.write_samples(&name, measured)?;
-        self.files.push(name);
+        self.store.write_samples(&name, rounds)?;
+        self.note_file(&name);
         Ok(())
+    }
+
+    fn note_file(&mut self, name: &str) {
+        if self.files.iter().all(|known| known != name) {
+            self.files.push(name.to_owned());
+        }
     }
 
     /// Removes samples that an earlier run left of a phase.
@@ -207,7 +217,10 @@ impl Session {
         let mut partial_samples = None;
         if !failure.partial.is_empty() {
             let name = partial_file(phase);
-            if let Err(error) = self.store.write_samples(&name, &failure.partial) {
+            if let Err(error) = self
+                .store
+                .write_samples(&name, std::slice::from_ref(&failure.partial))
+            {
                 return Stop::Error(error);
             }
             partial_samples = Some(name);

@@ -83,15 +83,23 @@ impl Store {
         }
     }
 
-    /// Writes the raw samples of a phase as CSV, in the order of arrival within each task.
-    pub fn write_samples(&self, name: &str, measured: &[Measurement]) -> anyhow::Result<()> {
-        let mut text = String::from("task,arrival_ms,start_ms,latency_ms\n");
-        for measurement in measured {
-            for [arrival, start, latency] in &measurement.samples {
-                text.push_str(&format!(
-                    "{},{arrival:.3},{start:.3},{latency:.3}\n",
-                    measurement.task.name
-                ));
+    /// Writes the raw samples of a phase as CSV, round by round, in the order of arrival within each
+    /// task.
+    pub fn write_samples(
+        &self,
+        name: &str,
+        rounds: &[impl AsRef<[Measurement]>],
+    ) -> anyhow::Result<()> {
+        let mut text = String::from("task,arrival_ms,start_ms,latency_ms,round\n");
+        for (index, measured) in rounds.iter().enumerate() {
+            let round = index + 1;
+            for measurement in measured.as_ref() {
+                let task = &measurement.task.name;
+                for [arrival, start, latency] in &measurement.samples {
+                    text.push_str(&format!(
+                        "{task},{arrival:.3},{start:.3},{latency:.3},{round}\n"
+                    ));
+                }
             }
         }
         self.write_text(name, &text)

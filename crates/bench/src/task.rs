@@ -36,6 +36,9 @@ pub struct TaskSpec {
     /// The option that changes `batch`, named in the remedy when memory runs out.
     #[serde(skip)]
     pub batch_option: Option<&'static str>,
+    /// Further words of the worker's command line, for example `--cuda-graph`.
+    #[serde(default)]
+    pub options: Vec<String>,
 }
 
 impl TaskSpec {
@@ -105,6 +108,7 @@ mod tests {
             batch: 1,
             arrival: Arrival::Open { rate_hz },
             batch_option: None,
+            options: Vec::new(),
         };
         let due = |rate, seconds| task(rate).requests_due(Duration::from_secs_f64(seconds));
         assert_eq!(due(10.0, 60.0), Some(600));

@@ -3,7 +3,8 @@
 
 use serde::Serialize;
 
-use crate::results::{PhaseResult, StandaloneResult};
+use crate::results::{PhaseResult, RunFacts, StandaloneResult};
+use crate::rounds::RatioSpread;
 
 /// The scheduled P99 must stay below this share of the baseline's.
 pub const P99_LIMIT: f64 = 1.10;
@@ -83,6 +84,8 @@ pub struct Comparison {
     pub high_throughput_share_of_rate: f64,
     /// Throughput ÷ the baseline's.
     pub low_throughput_ratio: f64,
+    /// How far the rounds lie apart; absent when there is but one.
+    pub spread: Option<RatioSpread>,
     /// Present when the tasks were measured alone, too.
     pub useful_work: Option<UsefulWork>,
     /// P99 below [`P99_LIMIT`].
@@ -116,7 +119,7 @@ pub fn compare(
         .high_priority
         .requests
         .min(scheduled.high_priority.requests);
-    let high_latency = judge_latency(high_p99_ratio, requests, rate);
+    let high_latency = judge_latency(high_p99_ratio, requests, &scheduled.facts);
     let high_throughput = judge(share_of_rate >= RATE_LIMIT);
     let low_throughput = judge(low_ratio > LOW_LIMIT);
     let unscheduled =
@@ -126,6 +129,7 @@ pub fn compare(
         high_p99_ratio,
         high_throughput_share_of_rate: share_of_rate,
         low_throughput_ratio: low_ratio,
+        spread: RatioSpread::of(&baseline.by_round, &scheduled.by_round),
         useful_work: standalone.map(|alone| useful_work(baseline, scheduled, alone)),
         high_latency,
         high_throughput,
@@ -143,18 +147,18 @@ pub fn compare(
     }
 }
 
-/// A phase of this many seconds has enough requests for a verdict on its P99.
-pub fn seconds_needed(rate_hz: f64) -> u64 {
-    (MIN_REQUESTS as f64 / rate_hz).ceil() as u64
+/// Rounds of this many seconds each have enough requests together for a verdict on the P99.
+pub fn seconds_needed(facts: &RunFacts) -> u64 {
+    (MIN_REQUESTS as f64 / facts.rate_hz / f64::from(facts.rounds)).ceil() as u64
 }
 
 fn judge(met: bool) -> Grade {
     if met { Grade::Good } else { Grade::Poor }
 }
 
-fn judge_latency(p99_ratio: f64, requests: u64, rate_hz: f64) -> Grade {
+fn judge_latency(p99_ratio: f64, requests: u64, facts: &RunFacts) -> Grade {
     if requests < MIN_REQUESTS {
-        let run_seconds = seconds_needed(rate_hz);
+        let run_seconds = seconds_needed(facts);
         return Grade::NotEnoughRequests {
             requests,
             run_seconds,
@@ -226,10 +230,10 @@ fn faults(
         }
     }
     for (task, worker) in workers(baseline) {
-        if worker.level != 0 {
+        if worker.highest_level != 0 {
             faults.push(format!(
                 "Baseline: SCHEDULED ({task} ran under level {} in the baseline)",
-                worker.level
+                worker.highest_level
             ));
         }
     }
@@ -294,6 +298,11 @@ mod tests {
             }
         );
         assert_eq!(few.overall, Overall::NotEnoughRequests);
+        let three = RunFacts {
+            rounds: 3,
+            ..examples::facts()
+        };
+        assert_eq!(seconds_needed(&three), 4);
         assert_eq!(check(0.5, 1.0, 0.8, 100).overall, Overall::Pass);
         // What can be judged still fails.
         assert_eq!(check(0.5, 1.0, 0.1, 99).overall, Overall::Fail);
@@ -322,7 +331,8 @@ mod tests {
         assert!(comparison.faults[0].contains("resnet50-low"));
 
         let mut baseline = examples::baseline();
-        baseline.high_priority.worker.level = 3;
+        // In one of several rounds.
+        baseline.high_priority.worker.highest_level = 3;
         let comparison = compare(&baseline, &examples::scheduled(), None);
         assert_eq!(comparison.overall, Overall::Fail);
         assert!(comparison.faults[0].contains("resnet18-high"));

@@ -79,10 +79,9 @@ fn a_whole_run_passes_and_writes_everything() {
     assert_eq!(scheduled["high_priority"]["latency_p99_ms"], 20.0);
     assert_eq!(scheduled["low_priority"]["throughput_ips"], 50.0);
     let samples = bench.text("baseline_samples.csv");
-    assert!(
-        samples
-            .starts_with("task,arrival_ms,start_ms,latency_ms\nresnet18-high,0.000,0.000,40.000\n")
-    );
+    assert!(samples.starts_with(
+        "task,arrival_ms,start_ms,latency_ms,round\nresnet18-high,0.000,0.000,40.000,1\n"
+    ));
     assert_eq!(
         samples
             .lines()
@@ -128,6 +127,110 @@ fn on_the_cpu_the_rate_follows_from_the_measured_peak() {
         bench.json("standalone_result.json")["high_priority_peak"]["iterations"],
         667
     );
+}
+
+#[test]
+fn rounds_alternate_and_copies_add_up() {
+    let bench = Bench::new("");
+    let options = "--device cuda --duration 4 --rounds 3 --low-copies 2";
+    let ended = bench.run(&options.split(' ').collect::<Vec<_>>());
+    assert_eq!(ended.code, ExitCode::SUCCESS, "{}", ended.stdout);
+    let stages: Vec<&str> = ended
+        .stdout
+        .lines()
+        .filter(|line| line.starts_with("[2/5]") || line.starts_with("[3/5]"))
+        .collect();
+    assert_eq!(stages.len(), 6);
+    assert_eq!(
+        stages[0],
+        "[2/5] baseline: 4 s, all 3 tasks unscheduled (round 1 of 3)"
+    );
+    assert_eq!(
+        stages[5],
+        "[3/5] scheduled: 4 s, all 3 tasks under XSched (round 3 of 3)"
+    );
+    assert!(
+        ended.stdout.contains("Spread over 3 rounds"),
+        "{}",
+        ended.stdout
+    );
+
+    let scheduled = bench.json("xsched_result.json");
+    // The document's defaults: 10 requests/s, batch 8. 40 requests a round are enough together.
+    assert_eq!(scheduled["high_priority"]["requests"], 120);
+    assert_eq!(scheduled["rate_hz"], 10.0);
+    assert_eq!(scheduled["low_priority"]["task"], "resnet50-low");
+    assert_eq!(scheduled["low_priority"]["batch"], 8);
+    assert_eq!(scheduled["low_priority"]["throughput_ips"], 100.0);
+    assert_eq!(scheduled["low_priority"]["images_per_sec"], 800.0);
+    assert_eq!(scheduled["by_round"].as_array().unwrap().len(), 3);
+    assert_eq!(scheduled["by_round"][2]["high_requests"], 40);
+    assert_eq!(scheduled["spread"]["low_throughput_ips"]["max"], 100.0);
+    let samples = bench.text("scheduled_samples.csv");
+    let of = |start: &str, end: &str| {
+        let lines = samples.lines();
+        lines
+            .filter(|line| line.starts_with(start) && line.ends_with(end))
+            .count()
+    };
+    assert_eq!(
+        (of("resnet18-high,", ",1"), of("resnet18-high,", ",3")),
+        (40, 40)
+    );
+    assert_eq!(
+        (of("resnet50-low-1,", ""), of("resnet50-low-2,", "")),
+        (600, 600)
+    );
+}
+
+#[test]
+fn a_failure_in_a_later_round_keeps_the_earlier_ones() {
+    let bench = Bench::new("scheduled/resnet18-high=die-2");
+    let options = "--rate 100 --duration 2 --rounds 2 --low-batch 8";
+    let ended = bench.run(&options.split(' ').collect::<Vec<_>>());
+    assert_eq!(ended.code, ExitCode::from(1));
+    let says = "missing: scheduled after round 1 of 2";
+    assert!(ended.stdout.contains(says), "{}", ended.stdout);
+    assert!(!ended.stdout.contains("Overall: PASS"), "{}", ended.stdout);
+    let (baseline, scheduled) = (
+        bench.json("baseline_result.json"),
+        bench.json("xsched_result.json"),
+    );
+    assert_eq!(baseline["high_priority"]["requests"], 400);
+    assert_eq!(scheduled["high_priority"]["requests"], 200);
+    assert!(
+        bench
+            .files()
+            .contains(&"scheduled-2_samples.partial.csv".to_owned())
+    );
+    assert!(
+        bench
+            .text("phase4_dual_model_report.md")
+            .contains("Without a result: scheduled after round 1 of 2")
+    );
+}
+
+#[test]
+fn the_torch_workers_run_under_the_harness() {
+    let mut bench = Bench::new("real");
+    let packages = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/python");
+    bench.environment = vec![("PYTHONPATH", packages), ("PYTHONDONTWRITEBYTECODE", "1")];
+    let options = "--device cuda --cuda-graph --rate 200 --duration 0.6 --low-model kernels:2x10";
+    let ended = bench.run(&options.split(' ').collect::<Vec<_>>());
+    // Nobody has preloaded a shim: however good the figures, that is no pass.
+    assert_eq!(ended.code, ExitCode::from(1), "{}", ended.stdout);
+    let says = "NOT IN EFFECT (resnet18-high ran unscheduled";
+    assert!(ended.stdout.contains(says), "{}", ended.stdout);
+    assert!(
+        !ended.stdout.contains("Outputs: DIFFERENT"),
+        "{}",
+        ended.stdout
+    );
+    let baseline = bench.json("baseline_result.json");
+    assert_eq!(baseline["high_priority"]["requests"], 120);
+    assert_eq!(baseline["high_priority"]["commands"], 3);
+    assert_eq!(baseline["low_priority"]["commands"], 4);
+    assert_eq!(baseline["low_priority"]["model"], "kernels:2x10");
 }
 
 #[test]
@@ -189,7 +292,14 @@ fn bad_arguments_are_one_line_and_leave_nothing() {
     check(&["--duration", "nan"], "--duration NaN");
     check(&["--rate", "0"], "--rate 0");
     check(&["--low-batch", "0"], "--low-batch 0");
-    check(&["--device", "cuda"], "this build supports cpu");
+    check(&["--device", "hip"], "this build supports cpu, cuda");
+    check(&["--cuda-graph"], "--device cuda");
+    check(&["--rounds", "0"], "--rounds 0");
+    check(&["--low-copies", "65"], "--low-copies 65");
+    check(&["--high-model", "alexnet"], "resnet18, resnet50");
+    let kernels = ["--device", "cuda", "--low-model", "spin:10000"];
+    check(&[&kernels[..3], &["spin:soon"]].concat(), "spin:soon");
+    check(&[&kernels[..], &["--low-batch", "8"]].concat(), "no batch");
     check(&["--output", "/proc/none/x.json"], "/proc/none/x.json");
     check(&["--output", "/"], "name a file");
 }

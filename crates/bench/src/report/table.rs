@@ -3,7 +3,8 @@
 use std::fmt::Write;
 
 use super::{Record, change, overall_text, reading_text};
-use crate::results::PhaseResult;
+use crate::results::{LowResult, PhaseResult};
+use crate::rounds::Range;
 use crate::stats::Interval;
 use crate::verdict::{Comparison, Grade, LOW_LIMIT, MIN_REQUESTS, Overall, P99_LIMIT, RATE_LIMIT};
 
@@ -137,6 +138,35 @@ pub fn findings(record: &Record) -> String {
         scheduled.facts.rate_hz,
         comparison.high_throughput_share_of_rate * 100.0
     ));
+    let (low, low_x) = (&baseline.low_priority, &scheduled.low_priority);
+    if low_x.copies_throughput_ips.len() > 1 {
+        let each = |low: &LowResult| {
+            let each = low.copies_throughput_ips.iter();
+            let each: Vec<String> = each.map(|copy| format!("{copy:.2}")).collect();
+            each.join(" + ")
+        };
+        item(format!(
+            "Low priority throughput by process: baseline {}, XSched {} ips.",
+            each(low),
+            each(low_x)
+        ));
+    }
+    if let (Some(before), Some(after), Some(ratio)) =
+        (&baseline.spread, &scheduled.spread, &comparison.spread)
+    {
+        let range = |range: Range| format!("{:.2}..{:.2}", range.min, range.max);
+        item(format!(
+            "Spread over {} rounds: high priority P99 baseline {}, XSched {} ms (XSched/baseline \
+             {}); low priority baseline {}, XSched {} ips (XSched/baseline {}).",
+            scheduled.by_round.len(),
+            range(before.high_p99_ms),
+            range(after.high_p99_ms),
+            range(ratio.high_p99_ratio),
+            range(before.low_throughput_ips),
+            range(after.low_throughput_ips),
+            range(ratio.low_throughput_ratio),
+        ));
+    }
     if let Some(work) = &comparison.useful_work {
         item(format!(
             "Useful work (sum of throughput / standalone throughput): baseline {:.2}, XSched {:.2} \
@@ -262,6 +292,7 @@ fn row(name: &str, digits: usize, before: f64, after: f64, mark: &str) -> String
 mod tests {
     use super::super::examples;
     use super::*;
+    use crate::rounds::Spread;
     use crate::verdict::compare;
 
     /// The document's example, to the letter.
@@ -331,6 +362,34 @@ Overall: PASS
     fn findings_of_the_example() {
         insta::assert_snapshot!("findings", findings(&examples::record()));
         assert_eq!(findings(&examples::interrupted()), "");
+    }
+
+    #[test]
+    fn rounds_and_copies_are_told_apart() {
+        let mut record = examples::record();
+        let phases = [record.baseline.as_mut(), record.scheduled.as_mut()];
+        for phase in phases.into_iter().flatten() {
+            phase.low_priority.copies_throughput_ips = vec![7.5, 4.25];
+            let mut other = phase.by_round[0].clone();
+            other.high_p99_ms *= 2.0;
+            phase.by_round.push(other);
+            phase.spread = Spread::of(&phase.by_round);
+        }
+        let (baseline, scheduled) = (&record.baseline, &record.scheduled);
+        let (baseline, scheduled) = (baseline.as_ref().unwrap(), scheduled.as_ref().unwrap());
+        record.comparison = Some(compare(baseline, scheduled, None));
+        let text = findings(&record);
+        for line in [
+            "Low priority throughput by process: baseline 7.50 + 4.25, XSched 7.50 + 4.25 ips.",
+            "Spread over 2 rounds: high priority P99 baseline 45.23..90.46, XSched 48.56..97.12 \
+             ms (XSched/baseline 1.07..1.07); low priority baseline 24.56..24.56, XSched \
+             12.34..12.34 ips (XSched/baseline 0.50..0.50).",
+        ] {
+            assert!(text.contains(line), "{line:?} is missing in {text}");
+        }
+        let report = crate::report::markdown(&record).unwrap();
+        let round = "| 2 | 90.46 | 97.12 | 24.56 | 12.34 |";
+        assert!(report.contains(round), "{round:?} is missing in {report}");
     }
 
     #[test]

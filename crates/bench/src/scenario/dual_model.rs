@@ -1,13 +1,15 @@
 //! Scenario `dual-model`: an urgent ResNet-18 under a steady load next to a greedy ResNet-50,
 //! unscheduled, then scheduled.
 
+mod load;
+
 use std::io::Write;
 use std::time::Duration;
 
 use clap::{ArgMatches, Args as _, Command, FromArgMatches};
 
 use super::Scenario;
-use super::options::{CommonOptions, Only};
+use super::options::Only;
 use crate::console::Console;
 use crate::manifest::{Manifest, stamp, timestamp};
 use crate::phase::{Failure, Measurement};
@@ -16,11 +18,13 @@ use crate::results::{
     HighResult, LowResult, MODE_BASELINE, MODE_SCHEDULED, MODE_STANDALONE, PhaseResult, RunFacts,
     StandaloneResult,
 };
+use crate::rounds::{RoundResult, Spread};
 use crate::session::{Session, Settings, Stop, samples_file};
 use crate::store::{Store, json_text};
 use crate::task::{Arrival, TaskSpec};
 use crate::verdict::{MIN_REQUESTS, Overall, compare, seconds_needed};
-use crate::{Context, Outcome, UsageError};
+use crate::{Context, Outcome};
+use load::{DOCUMENT_LOW_BATCH, DefaultRate, MOST_ROUNDS, Options, Profile};
 
 const TEST_NAME: &str = "phase4_dual_model";
 
@@ -37,25 +41,6 @@ const WARMUP: u32 = 10;
 /// Longest time that a standalone measurement takes: back to back, and at the rate of the run.
 const SHORT: Duration = Duration::from_secs(10);
 const SHORT_AT_RATE: Duration = Duration::from_secs(30);
-
-/// How the defaults of a run follow from its device.
-struct Profile {
-    device: &'static str,
-    /// Without `--rate`: this share of the measured standalone peak.
-    share_of_peak: f64,
-    /// Without `--low-batch`.
-    low_batch: u32,
-}
-
-/// The devices that this build supports.
-const PROFILES: &[Profile] = &[Profile {
-    device: "cpu",
-    share_of_peak: 0.2,
-    low_batch: 1,
-}];
-
-/// The low-priority batch of the document, for an accelerator.
-const DOCUMENT_LOW_BATCH: u32 = 8;
 
 /// The scenario.
 pub(super) struct DualModel;
@@ -92,44 +77,15 @@ impl Scenario for DualModel {
     }
 }
 
-#[derive(Debug, clap::Args)]
-struct Options {
-    #[command(flatten)]
-    common: CommonOptions,
-    /// Requests per second of the high-priority task [default: on cpu 20% of its measured peak].
-    #[arg(long, value_name = "HZ")]
-    rate: Option<f64>,
-    /// Images per request of the low-priority task [default: on cpu 1].
-    #[arg(long, value_name = "N")]
-    low_batch: Option<u32>,
-}
-
-impl Options {
-    fn check(&self) -> Result<&'static Profile, UsageError> {
-        let known: Vec<&str> = PROFILES.iter().map(|profile| profile.device).collect();
-        let device = self.common.check(&known)?;
-        if let Some(rate) = self.rate
-            && !(rate > 0.0 && rate <= 1e6)
-        {
-            return Err(UsageError(format!(
-                "--rate {rate}: give requests per second above 0, at most 1000000"
-            )));
-        }
-        if self.low_batch == Some(0) {
-            return Err(UsageError(
-                "--low-batch 0: give at least one image per request".to_owned(),
-            ));
-        }
-        Ok(&PROFILES[device])
-    }
-}
-
 struct Experiment<'a> {
     options: &'a Options,
     profile: &'static Profile,
     session: Session,
     context: &'a mut Context,
     record: Record,
+    /// What the rounds so far have measured, by phase: the high-priority task, then the others.
+    baseline: Vec<Vec<Measurement>>,
+    scheduled: Vec<Vec<Measurement>>,
 }
 
 impl<'a> Experiment<'a> {
@@ -148,7 +104,7 @@ impl<'a> Experiment<'a> {
         let people = std::mem::replace(people, Box::new(std::io::sink()));
         let console = Console::new(people, context.interactive, 5);
         let settings = Settings {
-            device: profile.device.to_owned(),
+            device: profile.device.name().to_owned(),
             seed: common.seed,
             warmup: WARMUP,
             level: common.level.number(),
@@ -174,6 +130,8 @@ impl<'a> Experiment<'a> {
             session,
             context,
             record,
+            baseline: Vec::new(),
+            scheduled: Vec::new(),
         }
     }
 
@@ -205,33 +163,35 @@ impl<'a> Experiment<'a> {
         })
     }
 
-    /// The phases that have a result file, whether this run includes them, whether it has finished
-    /// them.
-    fn phases(&self) -> [(&'static str, &'static str, bool, bool); 3] {
+    /// The phases that have a result file, whether this run includes them, how many of their rounds
+    /// it has finished, and how many there are.
+    fn phases(&self) -> [(&'static str, &'static str, bool, u32, u32); 3] {
         let (common, record) = (&self.options.common, &self.record);
+        let rounds = self.options.rounds;
+        let finished = |result: &Option<PhaseResult>| {
+            let result = result.as_ref();
+            result.map_or(0, |result| result.by_round.len() as u32)
+        };
+        let alone = u32::from(record.standalone.is_some());
+        let (before, after) = (finished(&record.baseline), finished(&record.scheduled));
         let (baseline, scheduled) = (common.runs(Only::Baseline), common.runs(Only::Scheduled));
         [
-            (
-                "standalone",
-                STANDALONE,
-                common.only.is_none(),
-                record.standalone.is_some(),
-            ),
-            ("baseline", BASELINE, baseline, record.baseline.is_some()),
-            (
-                "scheduled",
-                SCHEDULED,
-                scheduled,
-                record.scheduled.is_some(),
-            ),
+            ("standalone", STANDALONE, common.only.is_none(), alone, 1),
+            ("baseline", BASELINE, baseline, before, rounds),
+            ("scheduled", SCHEDULED, scheduled, after, rounds),
         ]
     }
 
-    /// Phases of this run that have no result.
+    /// Phases of this run that have no result, or not of all their rounds.
     fn missing(&self) -> Vec<String> {
         let phases = self.phases().into_iter();
-        let missing = phases.filter(|(.., included, finished)| *included && !finished);
-        missing.map(|(name, ..)| name.to_owned()).collect()
+        let missing = phases.filter(|(_, _, included, finished, all)| *included && finished < all);
+        missing
+            .map(|(name, _, _, finished, all)| match finished {
+                0 => name.to_owned(),
+                _ => format!("{name} after round {finished} of {all}"),
+            })
+            .collect()
     }
 
     /// Removes the files that this run is going to write; those of a phase that it leaves out stay.
@@ -240,6 +200,9 @@ impl<'a> Experiment<'a> {
         for (phase, result, ..) in self.phases().into_iter().filter(|phase| phase.2) {
             self.session.store.forget(&[result])?;
             self.session.forget_samples(phase)?;
+            for round in 1..=MOST_ROUNDS {
+                self.session.forget_samples(&round_name(phase, round))?;
+            }
         }
         for phase in ["standalone-peak", "standalone-high", "standalone-low"] {
             self.session.forget_samples(phase)?;
@@ -249,33 +212,38 @@ impl<'a> Experiment<'a> {
 
     fn measure(&mut self) -> Result<(), Stop> {
         let facts = self.prepare()?;
-        let seconds = self.options.common.duration;
-        if self.options.common.runs(Only::Baseline) {
-            self.session
-                .console
-                .stage(2, &format!("baseline: {seconds} s, both tasks unscheduled"));
-            let result = self.both("baseline", &facts)?;
-            self.session.keep(BASELINE, &result)?;
-            self.record.baseline = Some(result);
-        } else {
-            self.session
-                .console
-                .stage(2, "baseline: left out (--only scheduled)");
-        }
-        if self.options.common.runs(Only::Scheduled) {
-            self.session.console.stage(
-                3,
-                &format!("scheduled: {seconds} s, both tasks under XSched"),
-            );
-            let result = self.both("scheduled", &facts)?;
-            self.session.keep(SCHEDULED, &result)?;
-            self.record.scheduled = Some(result);
-        } else {
-            self.session
-                .console
-                .stage(3, "scheduled: left out (--only baseline)");
+        // In turn, so that whatever changes slowly on the machine changes both.
+        for round in 1..=facts.rounds {
+            for (stage, phase) in [(2, Only::Baseline), (3, Only::Scheduled)] {
+                if self.options.common.runs(phase) {
+                    self.announce(stage, phase, round);
+                    self.round(phase, round, &facts)?;
+                } else if round == 1 {
+                    let only = self.options.common.only.map_or("", Only::name);
+                    let text = format!("{}: left out (--only {only})", phase.name());
+                    self.session.console.stage(stage, &text);
+                }
+            }
         }
         Ok(())
+    }
+
+    fn announce(&mut self, stage: usize, phase: Only, round: u32) {
+        let seconds = self.options.common.duration;
+        let tasks = match self.options.low_copies {
+            1 => "both tasks".to_owned(),
+            copies => format!("all {} tasks", copies + 1),
+        };
+        let how = match phase {
+            Only::Baseline => "unscheduled",
+            Only::Scheduled => "under XSched",
+        };
+        let round = match self.options.rounds {
+            1 => String::new(),
+            rounds => format!(" (round {round} of {rounds})"),
+        };
+        let text = format!("{}: {seconds} s, {tasks} {how}{round}", phase.name());
+        self.session.console.stage(stage, &text);
     }
 
     /// Settles rate and batch, and measures each task alone.
@@ -292,29 +260,33 @@ impl<'a> Experiment<'a> {
         let mut measured = Vec::new();
 
         let mut high_priority_peak = None;
-        let (rate_hz, rate_origin) = match self.options.rate {
-            Some(rate) => (rate, "as given by --rate".to_owned()),
-            None => {
+        let (rate_hz, rate_origin) = match (self.options.rate, &self.profile.rate) {
+            (Some(rate), _) => (rate, "as given by --rate".to_owned()),
+            (None, DefaultRate::Hz(rate)) => (*rate, "the default".to_owned()),
+            (None, DefaultRate::ShareOfPeak(share)) => {
                 let peak = self.peak(short, &mut measured)?;
-                let rate = two_digits(peak.throughput_ips * self.profile.share_of_peak);
+                let rate = two_digits(peak.throughput_ips * share);
                 let origin = format!(
                     "{:.0}% of the measured standalone peak of {:.2} requests/s, as the device \
                      is {}",
-                    self.profile.share_of_peak * 100.0,
+                    share * 100.0,
                     peak.throughput_ips,
-                    self.profile.device
+                    self.profile.device.name()
                 );
                 high_priority_peak = Some(peak);
                 (rate, origin)
             }
         };
         let facts = RunFacts {
-            device: self.profile.device.to_owned(),
+            device: self.profile.device.name().to_owned(),
             seed: self.options.common.seed,
             warmup: WARMUP,
             rate_hz,
             rate_origin,
-            low_batch: self.options.low_batch.unwrap_or(self.profile.low_batch),
+            low_batch: self.options.low_batch(self.profile),
+            low_copies: self.options.low_copies,
+            cuda_graph: self.options.cuda_graph,
+            rounds: self.options.rounds,
         };
         self.record.facts = Some(facts.clone());
         self.note_defaults(&facts);
@@ -323,26 +295,23 @@ impl<'a> Experiment<'a> {
         }
 
         let longer = SHORT_AT_RATE.min(self.options.common.duration() / 3);
-        let task = high_task(Arrival::Open { rate_hz });
+        let task = self.options.high_task(Arrival::Open { rate_hz });
         let high = self.alone("standalone-high", task, longer, &mut measured)?;
-        let low = self.alone(
-            "standalone-low",
-            low_task(facts.low_batch),
-            short,
-            &mut measured,
-        )?;
+        let task = self.options.low_task(facts.low_batch);
+        let low = self.alone("standalone-low", task, short, &mut measured)?;
         let result = StandaloneResult {
             test_name: TEST_NAME.into(),
             mode: MODE_STANDALONE.into(),
             duration: longer.as_secs_f64(),
             timestamp,
             high_priority_peak,
-            high_priority: self.some("standalone-high", HighResult::new(&high, longer))?,
-            low_priority: self.some("standalone-low", LowResult::new(&low, short))?,
+            high_priority: self.some("standalone-high", HighResult::new(&[&high], longer))?,
+            low_priority: self.some("standalone-low", alone_result(&low, short))?,
             facts: facts.clone(),
             samples_file: samples_file("standalone"),
         };
-        self.session.keep_samples("standalone", &measured)?;
+        self.session
+            .keep_samples("standalone", std::slice::from_ref(&measured))?;
         self.session.keep(STANDALONE, &result)?;
         self.record.standalone = Some(result);
         Ok(facts)
@@ -350,12 +319,9 @@ impl<'a> Experiment<'a> {
 
     /// What the high-priority model reaches alone and back to back.
     fn peak(&mut self, duration: Duration, all: &mut Vec<Measurement>) -> Result<LowResult, Stop> {
-        let task = TaskSpec {
-            name: "resnet18-peak".into(),
-            ..high_task(Arrival::Closed)
-        };
+        let task = self.options.peak_task();
         let measured = self.alone("standalone-peak", task, duration, all)?;
-        self.some("standalone-peak", LowResult::new(&measured, duration))
+        self.some("standalone-peak", alone_result(&measured, duration))
     }
 
     /// Runs one task alone and unscheduled.
@@ -374,38 +340,59 @@ impl<'a> Experiment<'a> {
         Ok(measurement)
     }
 
-    /// Runs both tasks at once and writes their samples.
-    fn both(&mut self, name: &str, facts: &RunFacts) -> Result<PhaseResult, Stop> {
-        let timestamp = timestamp();
+    /// Runs all tasks at once, and writes what this round and those before have measured.
+    fn round(&mut self, phase: Only, round: u32, facts: &RunFacts) -> Result<(), Stop> {
+        let started = timestamp();
         let duration = self.options.common.duration();
-        let high = high_task(Arrival::Open {
-            rate_hz: facts.rate_hz,
-        });
-        let tasks = vec![high, low_task(facts.low_batch)];
-        let (mode, measured) = match name {
-            "baseline" => (
-                MODE_BASELINE,
-                self.session.unscheduled(name, tasks, duration)?,
-            ),
-            _ => (
-                MODE_SCHEDULED,
-                self.session.scheduled(name, tasks, duration)?,
-            ),
+        let rate_hz = facts.rate_hz;
+        let mut tasks = vec![self.options.high_task(Arrival::Open { rate_hz })];
+        tasks.extend(self.options.low_tasks(facts.low_batch));
+        let name = match facts.rounds {
+            1 => phase.name().to_owned(),
+            _ => round_name(phase.name(), round),
         };
-        self.session.keep_samples(name, &measured)?;
-        let [high, low] = measured.as_slice() else {
-            unreachable!("a finished phase has a result of every task")
+        let (mode, file) = match phase {
+            Only::Baseline => (MODE_BASELINE, BASELINE),
+            Only::Scheduled => (MODE_SCHEDULED, SCHEDULED),
         };
-        Ok(PhaseResult {
+        let measured = match phase {
+            Only::Baseline => self.session.unscheduled(&name, tasks, duration)?,
+            Only::Scheduled => self.session.scheduled(&name, tasks, duration)?,
+        };
+        let (rounds, earlier) = match phase {
+            Only::Baseline => (&mut self.baseline, &self.record.baseline),
+            Only::Scheduled => (&mut self.scheduled, &self.record.scheduled),
+        };
+        rounds.push(measured);
+        let low_name = self.options.low_task(facts.low_batch).name;
+        let (high, low) = pool(&low_name, &rounds[rounds.len() - 1..], duration);
+        let pooled = pool(&low_name, rounds, duration);
+        let (mut by_round, first_started) = match earlier {
+            Some(earlier) => (earlier.by_round.clone(), earlier.timestamp.clone()),
+            None => (Vec::new(), started),
+        };
+        self.session.keep_samples(phase.name(), rounds)?;
+
+        let (high, low) = (self.some(&name, high)?, self.some(&name, low)?);
+        by_round.push(RoundResult::new(&high, &low));
+        let result = PhaseResult {
             test_name: TEST_NAME.into(),
             mode: mode.into(),
             duration: self.options.common.duration,
-            timestamp,
-            high_priority: self.some(name, HighResult::new(high, duration))?,
-            low_priority: self.some(name, LowResult::new(low, duration))?,
+            timestamp: first_started,
+            high_priority: self.some(&name, pooled.0)?,
+            low_priority: self.some(&name, pooled.1)?,
             facts: facts.clone(),
-            samples_file: samples_file(name),
-        })
+            spread: Spread::of(&by_round),
+            by_round,
+            samples_file: samples_file(phase.name()),
+        };
+        self.session.keep(file, &result)?;
+        match phase {
+            Only::Baseline => self.record.baseline = Some(result),
+            Only::Scheduled => self.record.scheduled = Some(result),
+        }
+        Ok(())
     }
 
     /// A result, or the failure that the task completed nothing.
@@ -420,10 +407,12 @@ impl<'a> Experiment<'a> {
             rate_origin,
             low_batch,
             device,
+            rounds,
             ..
         } = facts;
         let mut notes = Vec::new();
-        if self.options.rate.is_none() {
+        let scaled = matches!(self.profile.rate, DefaultRate::ShareOfPeak(_));
+        if self.options.rate.is_none() && scaled {
             notes.push(format!(
                 "Rate {rate_hz} requests/s: {rate_origin} (--rate sets it)."
             ));
@@ -433,22 +422,26 @@ impl<'a> Experiment<'a> {
                 ));
             }
         }
-        if self.options.low_batch.is_none() && *low_batch != DOCUMENT_LOW_BATCH {
+        let by_default = self.options.low_batch.is_none() && self.options.low_has_batch();
+        if by_default && *low_batch != DOCUMENT_LOW_BATCH {
             notes.push(format!(
                 "Low-priority batch {low_batch} instead of {DOCUMENT_LOW_BATCH}, as the device is \
                  {device} (--low-batch sets it)."
             ));
         }
-        let task = high_task(Arrival::Open { rate_hz: *rate_hz });
-        let due = task
-            .requests_due(self.options.common.duration())
-            .unwrap_or(0);
+        let task = self.options.high_task(Arrival::Open { rate_hz: *rate_hz });
+        let due = task.requests_due(self.options.common.duration());
+        let due = due.unwrap_or(0) * u64::from(*rounds);
         if due < MIN_REQUESTS {
+            let times = match rounds {
+                1 => String::new(),
+                _ => format!("{rounds} times "),
+            };
             notes.push(format!(
-                "A phase of {} s has {due} requests; a P99 verdict needs {MIN_REQUESTS}: \
+                "A phase of {times}{} s has {due} requests; a P99 verdict needs {MIN_REQUESTS}: \
                  --duration {} or longer.",
                 self.options.common.duration,
-                seconds_needed(*rate_hz)
+                seconds_needed(facts)
             ));
         }
         for note in &notes {
@@ -459,8 +452,10 @@ impl<'a> Experiment<'a> {
 
     fn compare(&mut self) {
         let (record, console) = (&mut self.record, &mut self.session.console);
-        let (Some(baseline), Some(scheduled)) = (&record.baseline, &record.scheduled) else {
-            let complete = record.failure.is_none();
+        let complete = record.failure.is_none();
+        let (Some(baseline), Some(scheduled), true) =
+            (&record.baseline, &record.scheduled, complete)
+        else {
             let why = if complete {
                 "one phase alone"
             } else {
@@ -510,26 +505,30 @@ impl<'a> Experiment<'a> {
     }
 }
 
-fn high_task(arrival: Arrival) -> TaskSpec {
-    TaskSpec {
-        name: "resnet18-high".into(),
-        class: "high".into(),
-        model: "resnet18".into(),
-        batch: 1,
-        arrival,
-        batch_option: None,
-    }
+/// Name of one round of a phase; also the stem of its files.
+fn round_name(phase: &str, round: u32) -> String {
+    format!("{phase}-{round}")
 }
 
-fn low_task(batch: u32) -> TaskSpec {
-    TaskSpec {
-        name: "resnet50-low".into(),
-        class: "low".into(),
-        model: "resnet50".into(),
-        batch,
-        arrival: Arrival::Closed,
-        batch_option: Some("--low-batch"),
-    }
+/// All rounds of a phase together: the first task of each is the high-priority one, the others are
+/// the copies of the low-priority one, which is called `low_name`.
+fn pool(
+    low_name: &str,
+    rounds: &[Vec<Measurement>],
+    duration: Duration,
+) -> (Option<HighResult>, Option<LowResult>) {
+    let high: Vec<&Measurement> = rounds.iter().map(|round| &round[0]).collect();
+    let low: Vec<&[Measurement]> = rounds.iter().map(|round| &round[1..]).collect();
+    (
+        HighResult::new(&high, duration),
+        LowResult::new(low_name, &low, duration),
+    )
+}
+
+/// A task alone and back to back.
+fn alone_result(measured: &Measurement, duration: Duration) -> Option<LowResult> {
+    let name = &measured.task.name;
+    LowResult::new(name, &[std::slice::from_ref(measured)], duration)
 }
 
 /// Rounded down to two digits after the point, or two significant ones where it is smaller: a rate

@@ -23,7 +23,8 @@ impl CpuWorkload {
         let (batch, size) = (args.batch, args.image_size);
         let images = Images::random(batch, size, args.seed)
             .ok_or_else(|| Failure::out_of_memory(format!("no room for {batch} images")))?;
-        let model = Model::new(args.model, size, args.seed).map_err(Failure::other)?;
+        let architecture = super::architecture(&args.model).map_err(Failure::usage)?;
+        let model = Model::new(architecture, size, args.seed).map_err(Failure::other)?;
         let threads = match args.threads {
             Some(threads) => threads,
             None => std::thread::available_parallelism()

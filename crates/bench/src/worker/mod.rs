@@ -1,14 +1,16 @@
 //! The workload process behind `xsched worker`: serves one model's requests and reports how long
 //! they took.
 //!
-//! The harness starts it through `xsched run` and speaks [`protocol`] with it. A new device is a
-//! `Workload` in a file beside `cpu.rs`, and an arm of [`Device`].
+//! The harness starts it through `xsched run` and speaks [`protocol`] with it. A new device is an arm
+//! of [`Device`] and a file: a `Workload` like `cpu.rs`, or like `torch.rs` another program that
+//! this process becomes and that speaks the protocol itself.
 
 #![forbid(unsafe_code)]
 
 mod cpu;
 mod pace;
 pub mod protocol;
+mod torch;
 
 use std::fmt::Display;
 use std::io::{self, BufRead, BufReader, Write};
@@ -16,6 +18,7 @@ use std::process::ExitCode;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, TryRecvError};
 use std::time::Duration;
 
+use clap::ValueEnum;
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::models::{Architecture, IMAGE_SIZE};
@@ -25,9 +28,10 @@ use protocol::{ErrorKind, Instruction, Report};
 /// What to run, and how requests arrive.
 #[derive(Debug, Clone, clap::Args)]
 pub struct WorkerArgs {
-    /// Model to run.
+    /// Model to run: on the CPU resnet18 or resnet50; with CUDA any of torchvision, or plain
+    /// kernels as spin:MICROSECONDS or kernels:COUNTxMICROSECONDS.
     #[arg(long)]
-    pub model: Architecture,
+    pub model: String,
     /// Images per request.
     #[arg(long, default_value_t = 1)]
     pub batch: usize,
@@ -49,9 +53,15 @@ pub struct WorkerArgs {
     /// Fixes weights and images.
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
-    /// Threads that compute; all cores by default.
+    /// Threads that compute on the CPU; all cores by default.
     #[arg(long)]
     pub threads: Option<usize>,
+    /// Number format of weights and images.
+    #[arg(long, default_value = "fp32")]
+    pub precision: Precision,
+    /// Capture the model once and replay it as a CUDA graph.
+    #[arg(long)]
+    pub cuda_graph: bool,
     /// Side of the images in pixels; smaller than usual makes a quick test.
     #[arg(long, hide = true, default_value_t = IMAGE_SIZE)]
     pub image_size: usize,
@@ -62,6 +72,41 @@ pub struct WorkerArgs {
 pub enum Device {
     /// The CPU as an XPU.
     Cpu,
+    /// An NVIDIA GPU, by the user's python3 with torch and torchvision.
+    Cuda,
+}
+
+impl Device {
+    /// Its name on the command line and in results.
+    pub fn name(self) -> &'static str {
+        match self {
+            Device::Cpu => xsched_cpu::DEVICE_KIND,
+            Device::Cuda => "cuda",
+        }
+    }
+
+    /// Refuses a model that this device cannot have, in one line. Whether torchvision knows a name
+    /// is seen only there.
+    pub fn check_model(self, model: &str) -> Result<(), String> {
+        match self {
+            Device::Cpu => architecture(model).map(drop),
+            Device::Cuda => torch::check_model(model),
+        }
+    }
+}
+
+/// Whether a model is plain kernels, which have no batch.
+pub fn is_kernels(model: &str) -> bool {
+    torch::is_kernels(model)
+}
+
+/// Number format of weights and images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Precision {
+    /// 32 bits.
+    Fp32,
+    /// 16 bits, on a GPU only.
+    Fp16,
 }
 
 /// How requests arrive.
@@ -76,9 +121,16 @@ pub enum Arrival {
 /// Runs a worker on standard input and output. A failure is reported on standard output and makes
 /// the exit code 1; an error here means that nobody listens there any more.
 pub fn run(args: WorkerArgs) -> anyhow::Result<ExitCode> {
-    let instructions = read_instructions(BufReader::new(io::stdin()));
     let mut output = io::stdout().lock();
-    Ok(match work(&args, instructions, &mut output) {
+    let outcome = match args.device {
+        Device::Cpu => {
+            let instructions = read_instructions(BufReader::new(io::stdin()));
+            work(&args, instructions, &mut output)
+        }
+        // The input is left to the program that this process becomes.
+        Device::Cuda => schedule(&args).and_then(|_| Err(torch::become_python(&args))),
+    };
+    Ok(match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             failure.report(&mut output)?;
@@ -150,15 +202,13 @@ fn work(
     };
     let began = clock.now();
     let schedule = schedule(args)?;
-    let mut workload = match args.device {
-        Device::Cpu => cpu::CpuWorkload::new(args)?,
-    };
+    let mut workload = cpu::CpuWorkload::new(args)?;
     let mut outputs = Outputs::default();
     for _ in 0..args.warmup {
         outputs.check(&workload.infer()?);
     }
     let ready = Report::Ready {
-        model: args.model.name().to_owned(),
+        model: args.model.clone(),
         batch: args.batch,
         commands: workload.commands(),
         setup_ms: milliseconds(clock.now() - began),
@@ -193,6 +243,17 @@ fn work(
     Ok(write_report(output, &result)?)
 }
 
+fn architecture(model: &str) -> Result<Architecture, String> {
+    Architecture::from_str(model, false).map_err(|_| {
+        let known: Vec<&str> = Architecture::value_variants()
+            .iter()
+            .map(|known| known.name())
+            .collect();
+        format!("the CPU has the models {}", known.join(", "))
+    })
+}
+
+/// The schedule, and a refusal of options that make no sense.
 fn schedule(args: &WorkerArgs) -> Result<Schedule, Failure> {
     let positive = |name: &str, value: f64| {
         if value.is_finite() && value > 0.0 {
@@ -210,6 +271,22 @@ fn schedule(args: &WorkerArgs) -> Result<Schedule, Failure> {
     at_least_one("batch", args.batch)?;
     at_least_one("image-size", args.image_size)?;
     at_least_one("threads", args.threads.unwrap_or(1))?;
+    let model = &args.model;
+    if let Err(reason) = args.device.check_model(model) {
+        return Err(Failure::usage(format!("--model {model}: {reason}")));
+    }
+    if args.device == Device::Cpu && args.cuda_graph {
+        return Err(Failure::usage("--cuda-graph needs --device cuda"));
+    }
+    if args.device == Device::Cpu && args.precision != Precision::Fp32 {
+        return Err(Failure::usage("--precision fp16 needs --device cuda"));
+    }
+    if is_kernels(model) && args.batch != 1 {
+        let batch = args.batch;
+        return Err(Failure::usage(format!(
+            "--batch {batch}: {model} has no batch"
+        )));
+    }
     let rate_hz = match (args.arrival, args.rate) {
         (Arrival::Open, Some(rate)) => Some(positive("rate", rate)?),
         (Arrival::Open, None) => return Err(Failure::usage("--arrival open needs --rate")),

@@ -40,7 +40,7 @@ pub enum Report {
         model: String,
         /// Images per request.
         batch: usize,
-        /// Commands per request.
+        /// Commands per request; of an eager torch model the layers, as its kernels are not known.
         commands: usize,
         /// Time to build and warm up.
         setup_ms: f64,
@@ -66,7 +66,7 @@ pub enum Report {
         samples: Vec<[f64; 3]>,
         /// FNV-1a of the first output's bytes, 16 hexadecimal digits.
         digest: String,
-        /// Every output had the bits of the first.
+        /// Every output had the bits of the first; torch compares large ones at every eighth request.
         digests_equal: bool,
     },
     /// Why there is no result; the last line.

@@ -136,6 +136,16 @@ fn failures_name_their_kind() {
     usage("--arrival closed --rate 1 --duration 1", "--rate");
     usage("--arrival closed --duration 0", "--duration 0");
     usage("--arrival closed --duration 1 --batch 0", "--batch 0");
+    usage(
+        "--arrival closed --duration 1 --cuda-graph",
+        "--device cuda",
+    );
+    usage(
+        "--arrival closed --duration 1 --precision fp16",
+        "--device cuda",
+    );
+    let unknown = "--model resnet19 --arrival closed --duration 1";
+    check(unknown, ErrorKind::Usage, "resnet18, resnet50");
     let huge = format!("--arrival closed --duration 1 --batch {}", 1u64 << 40);
     check(&with(&huge), ErrorKind::OutOfMemory, "images");
 }

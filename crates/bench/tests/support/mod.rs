@@ -48,6 +48,8 @@ pub(crate) struct Bench {
     root: TempDir,
     /// What the stand-ins do.
     pub(crate) behaviour: &'static str,
+    /// Set for every process besides.
+    pub(crate) environment: Vec<(&'static str, &'static str)>,
     /// Ctrl-C.
     pub(crate) interrupt: Interrupt,
     /// How long each step may take.
@@ -68,6 +70,7 @@ impl Bench {
         Bench {
             root,
             behaviour,
+            environment: Vec::new(),
             interrupt: Interrupt::default(),
             limits: Limits {
                 rescue: Duration::from_millis(100),
@@ -99,14 +102,17 @@ impl Bench {
     }
 
     fn context(&self, words: &[&str], stdout: &Sink, stderr: &Sink) -> Context {
+        let mut environment = vec![
+            ("STAND_IN".into(), self.behaviour.into()),
+            ("STAND_IN_PIDS".into(), self.pids().into()),
+        ];
+        let further = self.environment.iter();
+        environment.extend(further.map(|(name, value)| (name.into(), value.into())));
         Context {
             program: env!("CARGO_BIN_EXE_xsched-stand-in").into(),
             version: "0.0.0-test".into(),
             command: words.iter().map(|word| (*word).to_owned()).collect(),
-            environment: vec![
-                ("STAND_IN".into(), self.behaviour.into()),
-                ("STAND_IN_PIDS".into(), self.pids().into()),
-            ],
+            environment,
             stdout: Box::new(stdout.clone()),
             stderr: Box::new(stderr.clone()),
             interactive: false,

@@ -4,8 +4,9 @@
 //! `run … --name NAME -- CMD` becomes CMD. `serve --socket PATH` listens. `worker …` speaks the
 //! worker protocol; its figures are made up from its options, so that the tests know them. What it
 //! does is looked up in `STAND_IN`, a list `PHASE/NAME=BEHAVIOUR;…` with the phases `off` and
-//! `scheduled`; what is not listed behaves well and at once. Every process leaves its number, and
-//! that of a child which outlives it if nobody ends it, in the directory `STAND_IN_PIDS`.
+//! `scheduled`; what is not listed behaves well and at once. The value `real` makes every worker a
+//! real one. Every other process leaves its number, and that of a child which outlives it if nobody
+//! ends it, in the directory `STAND_IN_PIDS`.
 
 use std::io::{self, BufRead, Write};
 use std::os::unix::process::CommandExt;
@@ -13,14 +14,28 @@ use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
+use clap::Parser;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, accept, bind, listen, socket};
+use xsched_bench::worker::WorkerArgs;
 use xsched_bench::worker::protocol::{ErrorKind, Instruction, Report};
+
+/// The command line of the real worker.
+#[derive(Parser)]
+struct RealWorker {
+    #[command(flatten)]
+    worker: WorkerArgs,
+}
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
+    let real = std::env::var("STAND_IN").is_ok_and(|value| value == "real");
     match words.first().map(String::as_str) {
         Some("run") => run(&words),
         Some("serve") => serve(&words),
+        Some("worker") if real => {
+            let args = RealWorker::parse_from(&words).worker;
+            xsched_bench::worker::run(args).expect("somebody listens")
+        }
         Some("worker") => work(&words),
         _ => ExitCode::from(2),
     }
@@ -109,10 +124,9 @@ fn work(words: &[String]) -> ExitCode {
             });
             sleep_for_ever()
         }
-        "die" => {
-            eprintln!("stand-in worker gives up");
-            return ExitCode::from(3);
-        }
+        "die" => return give_up(),
+        // In the second round of its phase.
+        "die-2" if traces(&format!("{phase}-{name}-")) == 2 => return give_up(),
         // Until it is told to stop.
         "steady" => drop(instructions.next()),
         "outlive-daemon" => wait_until_the_daemon_has_ended(),
@@ -165,6 +179,21 @@ fn leave_traces(name: &str) {
     let file = Path::new(&dir).join(format!("{name}-{}", std::process::id()));
     std::fs::write(file.with_extension("tmp"), text).expect("a writable directory");
     std::fs::rename(file.with_extension("tmp"), file).expect("a writable directory");
+}
+
+/// How many processes have left traces under such a name.
+fn traces(start: &str) -> usize {
+    let dir = std::env::var("STAND_IN_PIDS").expect("STAND_IN_PIDS");
+    let entries = std::fs::read_dir(dir).expect("a readable directory");
+    let names = entries.map(|entry| entry.expect("a readable entry").file_name());
+    names
+        .filter(|name| name.to_string_lossy().starts_with(start))
+        .count()
+}
+
+fn give_up() -> ExitCode {
+    eprintln!("stand-in worker gives up");
+    ExitCode::from(3)
 }
 
 fn wait_until_the_daemon_has_ended() {
