@@ -1,0 +1,45 @@
+//! C entry points for programs that know the shim, for instance from Python by ctypes.
+
+use xsched_wire::Hints;
+
+use crate::{
+    state,
+    streams::{self, Flavour},
+    sys::*,
+};
+
+/// The preemption level in force on this process's streams, 1 to 3: the lowest of them.
+/// 0: nobody schedules this process, or it has not used a stream yet.
+#[unsafe(no_mangle)]
+pub extern "C" fn xsched_level() -> i32 {
+    let level = || {
+        if !state::is_active() || !state::agent()?.is_scheduled() {
+            return None;
+        }
+        streams::all().filter_map(|entry| entry.queue.level()).min()
+    };
+    state::guarded(level)
+        .flatten()
+        .map_or(0, |level| level as i32)
+}
+
+/// Gives a stream (a `cudaStream_t` or `CUstream`; null: the legacy default stream of the current
+/// context) a priority of its own, -255 to 255, larger is more urgent; it becomes its own task
+/// group. Returns 0, or 1 if the priority is out of range, or 2 if the stream is not scheduled.
+#[unsafe(no_mangle)]
+pub extern "C" fn xsched_set_stream_priority(stream: CUstream, priority: i32) -> i32 {
+    if !(-256..=255).contains(&priority) {
+        return 1;
+    }
+    let set = || {
+        let entry = streams::find_or_create(stream, Flavour::Legacy)?;
+        let priority = Some(priority);
+        state::agent()?.hint(&entry.queue, Hints { priority });
+        Some(())
+    };
+    if state::guarded(set).flatten().is_some() {
+        0
+    } else {
+        2
+    }
+}

@@ -1,0 +1,215 @@
+//! The hooks: one exported function a driver function, each as thin as its signature allows.
+//!
+//! A hook that submits work passes the stream's admission and calls the driver; one that
+//! synchronizes tells the stream's queue what is over; one that ends a stream or context lets go of
+//! its queues first. Names, order and types of arguments are those of cuda.h.
+
+use std::ffi::{CStr, c_void};
+
+use crate::{
+    driver::Function,
+    events, streams,
+    streams::Flavour::{self, Legacy, PerThread},
+    sys::*,
+    timeslice,
+};
+
+/// A driver function and what stands in its place.
+pub(crate) struct Hook {
+    pub(crate) name: &'static CStr,
+    pub(crate) address: *const c_void,
+}
+
+// SAFETY: addresses of functions, never written.
+unsafe impl Sync for Hook {}
+
+/// Defines exported functions that run `$around` with a closure that calls the driver.
+macro_rules! hooks {
+    ($table:ident; $($name:ident / $symbol:literal ($($arg:ident: $kind:ty),*) = $around:expr;)*) => {
+        $(
+            #[doc = concat!("Hook of `", stringify!($name), "`.")]
+            ///
+            /// # Safety
+            /// As the driver's function of that name.
+            #[unsafe(no_mangle)]
+            #[allow(clippy::too_many_arguments, reason = "the driver's signature")]
+            pub unsafe extern "C" fn $name($($arg: $kind),*) -> CUresult {
+                static REAL: Function = Function::new($symbol);
+                let Some(real) = REAL.get() else { return CUDA_ERROR_NOT_FOUND };
+                let call = || {
+                    type Real = unsafe extern "C" fn($($kind),*) -> CUresult;
+                    // SAFETY: the driver's function, whose signature this is (cuda.h).
+                    let real = unsafe { std::mem::transmute::<*mut c_void, Real>(real) };
+                    // SAFETY: the caller's arguments, passed on untouched.
+                    unsafe { real($($arg),*) }
+                };
+                $around(call)
+            }
+        )*
+        const $table: &[Hook] = &[$(Hook { name: $symbol, address: $name as *const c_void }),*];
+    };
+}
+
+/// Work that the stream executes later.
+#[inline]
+fn submit(stream: CUstream, flavour: Flavour, call: impl FnOnce() -> CUresult) -> CUresult {
+    match streams::find_or_create(stream, flavour) {
+        Some(entry) => {
+            let pass = entry.queue.admit();
+            let result = call();
+            drop(pass);
+            result
+        }
+        None => call(),
+    }
+}
+
+/// Work that the stream executes before the call returns.
+fn submit_and_wait(
+    stream: CUstream,
+    flavour: Flavour,
+    call: impl FnOnce() -> CUresult,
+) -> CUresult {
+    submit(stream, flavour, || synchronize(stream, flavour, call))
+}
+
+/// A wait for, or a look at, everything that the stream has.
+fn synchronize(stream: CUstream, flavour: Flavour, call: impl FnOnce() -> CUresult) -> CUresult {
+    let Some(entry) = streams::find(stream, flavour) else {
+        return call();
+    };
+    let point = entry.queue.begin_synchronize();
+    let result = call();
+    if result == CUDA_SUCCESS {
+        entry.queue.end_synchronize(point);
+    }
+    result
+}
+
+// Asynchronous work, both flavours of the default stream.
+macro_rules! submitting {
+    ($table:ident; $($name:ident / $ptsz:ident / $symbol:literal / $symbol_ptsz:literal
+        ($($arg:ident: $kind:ty),*) on $stream:expr;)*) => {
+        hooks! { $table;
+            $($name / $symbol ($($arg: $kind),*) = |call| submit($stream, Legacy, call);
+              $ptsz / $symbol_ptsz ($($arg: $kind),*) = |call| submit($stream, PerThread, call);)*
+        }
+    };
+}
+
+submitting! { SUBMITTING;
+    cuLaunchKernel / cuLaunchKernel_ptsz / c"cuLaunchKernel" / c"cuLaunchKernel_ptsz" (f: Opaque, gx: u32, gy: u32, gz: u32, bx: u32, by: u32, bz: u32, shared: u32, stream: CUstream, params: Opaque, extra: Opaque) on stream;
+    cuLaunchKernelEx / cuLaunchKernelEx_ptsz / c"cuLaunchKernelEx" / c"cuLaunchKernelEx_ptsz" (config: *const CUlaunchConfig, f: Opaque, params: Opaque, extra: Opaque) on stream_of(config);
+    cuLaunchCooperativeKernel / cuLaunchCooperativeKernel_ptsz / c"cuLaunchCooperativeKernel" / c"cuLaunchCooperativeKernel_ptsz" (f: Opaque, gx: u32, gy: u32, gz: u32, bx: u32, by: u32, bz: u32, shared: u32, stream: CUstream, params: Opaque) on stream;
+    cuLaunchHostFunc / cuLaunchHostFunc_ptsz / c"cuLaunchHostFunc" / c"cuLaunchHostFunc_ptsz" (stream: CUstream, function: Opaque, data: Opaque) on stream;
+    cuGraphLaunch / cuGraphLaunch_ptsz / c"cuGraphLaunch" / c"cuGraphLaunch_ptsz" (exec: Opaque, stream: CUstream) on stream;
+    cuMemcpyAsync / cuMemcpyAsync_ptsz / c"cuMemcpyAsync" / c"cuMemcpyAsync_ptsz" (to: CUdeviceptr, from: CUdeviceptr, bytes: usize, stream: CUstream) on stream;
+    cuMemcpyPeerAsync / cuMemcpyPeerAsync_ptsz / c"cuMemcpyPeerAsync" / c"cuMemcpyPeerAsync_ptsz" (to: CUdeviceptr, to_context: CUcontext, from: CUdeviceptr, from_context: CUcontext, bytes: usize, stream: CUstream) on stream;
+    cuMemcpyHtoDAsync_v2 / cuMemcpyHtoDAsync_v2_ptsz / c"cuMemcpyHtoDAsync_v2" / c"cuMemcpyHtoDAsync_v2_ptsz" (to: CUdeviceptr, from: Opaque, bytes: usize, stream: CUstream) on stream;
+    cuMemcpyDtoHAsync_v2 / cuMemcpyDtoHAsync_v2_ptsz / c"cuMemcpyDtoHAsync_v2" / c"cuMemcpyDtoHAsync_v2_ptsz" (to: Opaque, from: CUdeviceptr, bytes: usize, stream: CUstream) on stream;
+    cuMemcpyDtoDAsync_v2 / cuMemcpyDtoDAsync_v2_ptsz / c"cuMemcpyDtoDAsync_v2" / c"cuMemcpyDtoDAsync_v2_ptsz" (to: CUdeviceptr, from: CUdeviceptr, bytes: usize, stream: CUstream) on stream;
+    cuMemcpyHtoAAsync_v2 / cuMemcpyHtoAAsync_v2_ptsz / c"cuMemcpyHtoAAsync_v2" / c"cuMemcpyHtoAAsync_v2_ptsz" (to: Opaque, offset: usize, from: Opaque, bytes: usize, stream: CUstream) on stream;
+    cuMemcpyAtoHAsync_v2 / cuMemcpyAtoHAsync_v2_ptsz / c"cuMemcpyAtoHAsync_v2" / c"cuMemcpyAtoHAsync_v2_ptsz" (to: Opaque, from: Opaque, offset: usize, bytes: usize, stream: CUstream) on stream;
+    cuMemcpy2DAsync_v2 / cuMemcpy2DAsync_v2_ptsz / c"cuMemcpy2DAsync_v2" / c"cuMemcpy2DAsync_v2_ptsz" (copy: Opaque, stream: CUstream) on stream;
+    cuMemcpy3DAsync_v2 / cuMemcpy3DAsync_v2_ptsz / c"cuMemcpy3DAsync_v2" / c"cuMemcpy3DAsync_v2_ptsz" (copy: Opaque, stream: CUstream) on stream;
+    cuMemcpy3DPeerAsync / cuMemcpy3DPeerAsync_ptsz / c"cuMemcpy3DPeerAsync" / c"cuMemcpy3DPeerAsync_ptsz" (copy: Opaque, stream: CUstream) on stream;
+    cuMemcpyBatchAsync / cuMemcpyBatchAsync_ptsz / c"cuMemcpyBatchAsync" / c"cuMemcpyBatchAsync_ptsz" (to: Opaque, from: Opaque, sizes: Opaque, count: usize, attributes: Opaque, indices: Opaque, attribute_count: usize, failed: Opaque, stream: CUstream) on stream;
+    cuMemcpyBatchAsync_v2 / cuMemcpyBatchAsync_v2_ptsz / c"cuMemcpyBatchAsync_v2" / c"cuMemcpyBatchAsync_v2_ptsz" (to: Opaque, from: Opaque, sizes: Opaque, count: usize, attributes: Opaque, indices: Opaque, attribute_count: usize, stream: CUstream) on stream;
+    cuMemcpy3DBatchAsync / cuMemcpy3DBatchAsync_ptsz / c"cuMemcpy3DBatchAsync" / c"cuMemcpy3DBatchAsync_ptsz" (count: usize, list: Opaque, failed: Opaque, flags: u64, stream: CUstream) on stream;
+    cuMemcpy3DBatchAsync_v2 / cuMemcpy3DBatchAsync_v2_ptsz / c"cuMemcpy3DBatchAsync_v2" / c"cuMemcpy3DBatchAsync_v2_ptsz" (count: usize, list: Opaque, flags: u64, stream: CUstream) on stream;
+    cuMemsetD8Async / cuMemsetD8Async_ptsz / c"cuMemsetD8Async" / c"cuMemsetD8Async_ptsz" (to: CUdeviceptr, value: u8, count: usize, stream: CUstream) on stream;
+    cuMemsetD16Async / cuMemsetD16Async_ptsz / c"cuMemsetD16Async" / c"cuMemsetD16Async_ptsz" (to: CUdeviceptr, value: u16, count: usize, stream: CUstream) on stream;
+    cuMemsetD32Async / cuMemsetD32Async_ptsz / c"cuMemsetD32Async" / c"cuMemsetD32Async_ptsz" (to: CUdeviceptr, value: u32, count: usize, stream: CUstream) on stream;
+    cuMemsetD2D8Async / cuMemsetD2D8Async_ptsz / c"cuMemsetD2D8Async" / c"cuMemsetD2D8Async_ptsz" (to: CUdeviceptr, pitch: usize, value: u8, width: usize, height: usize, stream: CUstream) on stream;
+    cuMemsetD2D16Async / cuMemsetD2D16Async_ptsz / c"cuMemsetD2D16Async" / c"cuMemsetD2D16Async_ptsz" (to: CUdeviceptr, pitch: usize, value: u16, width: usize, height: usize, stream: CUstream) on stream;
+    cuMemsetD2D32Async / cuMemsetD2D32Async_ptsz / c"cuMemsetD2D32Async" / c"cuMemsetD2D32Async_ptsz" (to: CUdeviceptr, pitch: usize, value: u32, width: usize, height: usize, stream: CUstream) on stream;
+    cuMemPrefetchAsync / cuMemPrefetchAsync_ptsz / c"cuMemPrefetchAsync" / c"cuMemPrefetchAsync_ptsz" (memory: CUdeviceptr, bytes: usize, device: CUdevice, stream: CUstream) on stream;
+    cuMemPrefetchAsync_v2 / cuMemPrefetchAsync_v2_ptsz / c"cuMemPrefetchAsync_v2" / c"cuMemPrefetchAsync_v2_ptsz" (memory: CUdeviceptr, bytes: usize, location: CUmemLocation, flags: u32, stream: CUstream) on stream;
+    cuMemAllocAsync / cuMemAllocAsync_ptsz / c"cuMemAllocAsync" / c"cuMemAllocAsync_ptsz" (place: Opaque, bytes: usize, stream: CUstream) on stream;
+    cuMemAllocFromPoolAsync / cuMemAllocFromPoolAsync_ptsz / c"cuMemAllocFromPoolAsync" / c"cuMemAllocFromPoolAsync_ptsz" (place: Opaque, bytes: usize, pool: Opaque, stream: CUstream) on stream;
+    cuMemFreeAsync / cuMemFreeAsync_ptsz / c"cuMemFreeAsync" / c"cuMemFreeAsync_ptsz" (memory: CUdeviceptr, stream: CUstream) on stream;
+}
+
+fn stream_of(config: *const CUlaunchConfig) -> CUstream {
+    if config.is_null() {
+        return std::ptr::null_mut();
+    }
+    // SAFETY: the program's own launch configuration, valid for the duration of its call; only the
+    // field at the pinned offset is read.
+    unsafe { (*config).stream }
+}
+
+// Blocking copies and fills: on the default stream, over when the call returns.
+macro_rules! blocking {
+    ($table:ident; $($name:ident / $ptds:ident / $symbol:literal / $symbol_ptds:literal
+        ($($arg:ident: $kind:ty),*);)*) => {
+        hooks! { $table;
+            $($name / $symbol ($($arg: $kind),*) = |call| submit_and_wait(std::ptr::null_mut(), Legacy, call);
+              $ptds / $symbol_ptds ($($arg: $kind),*) = |call| submit_and_wait(std::ptr::null_mut(), PerThread, call);)*
+        }
+    };
+}
+
+blocking! { BLOCKING;
+    cuMemcpy / cuMemcpy_ptds / c"cuMemcpy" / c"cuMemcpy_ptds" (to: CUdeviceptr, from: CUdeviceptr, bytes: usize);
+    cuMemcpyHtoD_v2 / cuMemcpyHtoD_v2_ptds / c"cuMemcpyHtoD_v2" / c"cuMemcpyHtoD_v2_ptds" (to: CUdeviceptr, from: Opaque, bytes: usize);
+    cuMemcpyDtoH_v2 / cuMemcpyDtoH_v2_ptds / c"cuMemcpyDtoH_v2" / c"cuMemcpyDtoH_v2_ptds" (to: Opaque, from: CUdeviceptr, bytes: usize);
+    cuMemcpyDtoD_v2 / cuMemcpyDtoD_v2_ptds / c"cuMemcpyDtoD_v2" / c"cuMemcpyDtoD_v2_ptds" (to: CUdeviceptr, from: CUdeviceptr, bytes: usize);
+    cuMemcpy2D_v2 / cuMemcpy2D_v2_ptds / c"cuMemcpy2D_v2" / c"cuMemcpy2D_v2_ptds" (copy: Opaque);
+    cuMemcpy2DUnaligned_v2 / cuMemcpy2DUnaligned_v2_ptds / c"cuMemcpy2DUnaligned_v2" / c"cuMemcpy2DUnaligned_v2_ptds" (copy: Opaque);
+    cuMemcpy3D_v2 / cuMemcpy3D_v2_ptds / c"cuMemcpy3D_v2" / c"cuMemcpy3D_v2_ptds" (copy: Opaque);
+    cuMemsetD8_v2 / cuMemsetD8_v2_ptds / c"cuMemsetD8_v2" / c"cuMemsetD8_v2_ptds" (to: CUdeviceptr, value: u8, count: usize);
+    cuMemsetD16_v2 / cuMemsetD16_v2_ptds / c"cuMemsetD16_v2" / c"cuMemsetD16_v2_ptds" (to: CUdeviceptr, value: u16, count: usize);
+    cuMemsetD32_v2 / cuMemsetD32_v2_ptds / c"cuMemsetD32_v2" / c"cuMemsetD32_v2_ptds" (to: CUdeviceptr, value: u32, count: usize);
+}
+
+hooks! { WAITING;
+    cuStreamSynchronize / c"cuStreamSynchronize" (stream: CUstream) = |call| synchronize(stream, Legacy, call);
+    cuStreamSynchronize_ptsz / c"cuStreamSynchronize_ptsz" (stream: CUstream) = |call| synchronize(stream, PerThread, call);
+    cuStreamQuery / c"cuStreamQuery" (stream: CUstream) = |call| synchronize(stream, Legacy, call);
+    cuStreamQuery_ptsz / c"cuStreamQuery_ptsz" (stream: CUstream) = |call| synchronize(stream, PerThread, call);
+    cuCtxSynchronize / c"cuCtxSynchronize" () = streams::synchronize_context;
+    cuEventRecord / c"cuEventRecord" (event: CUevent, stream: CUstream) = |call| events::record(event, stream, Legacy, call);
+    cuEventRecord_ptsz / c"cuEventRecord_ptsz" (event: CUevent, stream: CUstream) = |call| events::record(event, stream, PerThread, call);
+    cuEventRecordWithFlags / c"cuEventRecordWithFlags" (event: CUevent, stream: CUstream, flags: u32) = |call| events::record(event, stream, Legacy, call);
+    cuEventRecordWithFlags_ptsz / c"cuEventRecordWithFlags_ptsz" (event: CUevent, stream: CUstream, flags: u32) = |call| events::record(event, stream, PerThread, call);
+    cuEventSynchronize / c"cuEventSynchronize" (event: CUevent) = |call| events::reached(event, call);
+    cuEventQuery / c"cuEventQuery" (event: CUevent) = |call| events::reached(event, call);
+}
+
+hooks! { LIFE;
+    cuStreamBeginCapture / c"cuStreamBeginCapture" (stream: CUstream) = streams::begin_capture;
+    cuStreamBeginCapture_ptsz / c"cuStreamBeginCapture_ptsz" (stream: CUstream) = streams::begin_capture;
+    cuStreamBeginCapture_v2 / c"cuStreamBeginCapture_v2" (stream: CUstream, mode: i32) = streams::begin_capture;
+    cuStreamBeginCapture_v2_ptsz / c"cuStreamBeginCapture_v2_ptsz" (stream: CUstream, mode: i32) = streams::begin_capture;
+    cuStreamBeginCaptureToGraph / c"cuStreamBeginCaptureToGraph" (stream: CUstream, graph: Opaque, nodes: Opaque, edges: Opaque, count: usize, mode: i32) = streams::begin_capture;
+    cuStreamBeginCaptureToGraph_ptsz / c"cuStreamBeginCaptureToGraph_ptsz" (stream: CUstream, graph: Opaque, nodes: Opaque, edges: Opaque, count: usize, mode: i32) = streams::begin_capture;
+    cuStreamEndCapture / c"cuStreamEndCapture" (stream: CUstream, graph: Opaque) = streams::end_capture;
+    cuStreamEndCapture_ptsz / c"cuStreamEndCapture_ptsz" (stream: CUstream, graph: Opaque) = streams::end_capture;
+    cuStreamDestroy_v2 / c"cuStreamDestroy_v2" (stream: CUstream) = |call| streams::destroy(stream, call);
+    cuCtxDestroy_v2 / c"cuCtxDestroy_v2" (context: CUcontext) = |call| streams::destroy_context(Some(context), call);
+    cuDevicePrimaryCtxReset_v2 / c"cuDevicePrimaryCtxReset_v2" (device: CUdevice) = |call| streams::destroy_device(device, call);
+    cuDevicePrimaryCtxRetain / c"cuDevicePrimaryCtxRetain" (place: Opaque, device: CUdevice) = |call| timeslice::creating(device, call);
+    cuCtxCreate_v2 / c"cuCtxCreate_v2" (place: Opaque, flags: u32, device: CUdevice) = |call| timeslice::creating(device, call);
+    cuCtxCreate_v3 / c"cuCtxCreate_v3" (place: Opaque, params: Opaque, count: i32, flags: u32, device: CUdevice) = |call| timeslice::creating(device, call);
+    cuCtxCreate_v4 / c"cuCtxCreate_v4" (place: Opaque, params: Opaque, flags: u32, device: CUdevice) = |call| timeslice::creating(device, call);
+}
+
+/// The lookup functions, which hand out the others.
+const LOOKUP: &[Hook] = &[
+    Hook {
+        name: c"cuGetProcAddress",
+        address: crate::lookup::cuGetProcAddress as *const c_void,
+    },
+    Hook {
+        name: c"cuGetProcAddress_v2",
+        address: crate::lookup::cuGetProcAddress_v2 as *const c_void,
+    },
+];
+
+/// Every hook.
+pub(crate) fn all() -> impl Iterator<Item = &'static Hook> {
+    [SUBMITTING, BLOCKING, WAITING, LIFE, LOOKUP]
+        .into_iter()
+        .flatten()
+}

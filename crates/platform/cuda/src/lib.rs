@@ -1,0 +1,23 @@
+//! `libshimcuda.so`: takes over the command queues of an unmodified CUDA program, by `LD_PRELOAD`.
+//!
+//! Where a launch enters: a lookup of a driver function ([`lookup`]: `dlsym`, `cuGetProcAddress`, or
+//! direct linking) gives one of the [`hooks`] instead; the hook finds the stream's XQueue
+//! ([`streams`]), passes its admission, and calls the driver ([`driver`]) itself: same thread, same
+//! arguments, same result. How a stream is stopped: [`stream`] (marks and gates in the stream),
+//! [`timeslice`] (channel groups, seen through `ioctl`).
+//!
+//! A guest in somebody else's process: nothing happens before the first launch; an internal error
+//! switches the shim off for the process ([`state`]). Programs that know the shim may call [`api`].
+
+#![allow(unreachable_pub, reason = "exported to C, used by no other crate")]
+
+mod api;
+mod driver;
+mod events;
+mod hooks;
+mod lookup;
+mod state;
+mod stream;
+mod streams;
+mod sys;
+mod timeslice;

@@ -1,0 +1,362 @@
+//! Level 3: the time slices of this process's compute channel groups.
+//!
+//! The driver allocates channel groups through `ioctl` on `/dev/nvidiactl` when it creates a
+//! context, and sets their time slice. A preloaded `ioctl` sees both, and the same control sets
+//! another slice later: it acts on the caller's own groups only, needs no privilege, and ends with
+//! them. Structures and numbers: NVIDIA's open kernel modules (`nv_escape.h`, `nvos.h`,
+//! `cla06c.h`, `ctrla06c/ctrla06cgpfifo.h`).
+
+use std::{
+    cell::Cell,
+    ffi::{c_int, c_ulong, c_void},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicPtr, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use xsched_wire::Share;
+
+use crate::sys::*;
+
+/// `NV_IOCTL_MAGIC`.
+const NV_MAGIC: c_ulong = b'F' as c_ulong;
+const NV_ESC_RM_FREE: c_ulong = 0x29;
+const NV_ESC_RM_CONTROL: c_ulong = 0x2a;
+const NV_ESC_RM_ALLOC: c_ulong = 0x2b;
+/// `KEPLER_CHANNEL_GROUP_A`.
+const CHANNEL_GROUP: u32 = 0xa06c;
+/// `NVA06C_CTRL_CMD_SET_TIMESLICE`.
+const SET_TIMESLICE: u32 = 0xa06c_0103;
+/// `NVA06C_CTRL_CMD_GET_TIMESLICE`.
+const GET_TIMESLICE: u32 = 0xa06c_0104;
+/// `NV2080_ENGINE_TYPE_GRAPHICS`, which computes as well.
+const ENGINE_COMPUTE: u32 = 1;
+
+/// The shortest slice that the driver takes: only context switches remain between a background
+/// process and others.
+const SHORTEST_US: u64 = 1;
+/// What the driver sets when it was not seen to set anything.
+const DEFAULT_US: u64 = 2048;
+
+/// The start of `NVOS21_PARAMETERS` and `NVOS64_PARAMETERS`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Alloc {
+    root: u32,
+    parent: u32,
+    object: u32,
+    class: u32,
+    parameters: *const u32,
+}
+
+/// `NVOS00_PARAMETERS`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Free {
+    root: u32,
+    parent: u32,
+    object: u32,
+    status: u32,
+}
+
+/// `NVOS54_PARAMETERS`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Control {
+    client: u32,
+    object: u32,
+    command: u32,
+    flags: u32,
+    parameters: *mut u64,
+    parameters_size: u32,
+    status: u32,
+}
+
+/// A compute channel group of this process.
+struct Group {
+    fd: c_int,
+    client: u32,
+    object: u32,
+    /// The device whose context was being created; `None` if that was not seen.
+    device: Option<CUdevice>,
+    /// What the driver set.
+    default_us: u64,
+}
+
+struct Groups {
+    known: Vec<Group>,
+    /// Devices whose groups have the shortest slice.
+    background: Vec<Background>,
+}
+
+/// The driver puts its own slice back while a context is young, in a way that no `ioctl` shows, so
+/// what was set is looked at again: soon, then less and less often.
+struct Background {
+    device: CUdevice,
+    look_at: Instant,
+    pause: Duration,
+}
+
+/// Between two looks at a slice: at first, and in the long run.
+const FIRST_LOOK: Duration = Duration::from_millis(20);
+const LAST_LOOK: Duration = Duration::from_secs(2);
+
+static GROUPS: Mutex<Groups> = Mutex::new(Groups {
+    known: Vec::new(),
+    background: Vec::new(),
+});
+
+fn groups() -> MutexGuard<'static, Groups> {
+    GROUPS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+thread_local! {
+    /// The device whose context this thread is creating.
+    static CREATING: Cell<Option<CUdevice>> = const { Cell::new(None) };
+}
+
+/// Around the creation of a context on a device.
+pub(crate) fn creating(device: CUdevice, call: impl FnOnce() -> CUresult) -> CUresult {
+    let outer = CREATING.replace(Some(device));
+    let result = call();
+    CREATING.set(outer);
+    result
+}
+
+/// Why level 3 is refused on a device; `None`: it works.
+pub(crate) fn refusal(device: CUdevice) -> Option<String> {
+    let groups = groups();
+    let mut own = groups.of(device).peekable();
+    if own.peek().is_none() {
+        return Some("no channel group of this process was seen".into());
+    }
+    // Setting what is set already shows whether it may be set.
+    own.find_map(|group| group.set(group.default_us).err())
+}
+
+/// Sets the slice of all groups on a device.
+pub(crate) fn set_share(device: CUdevice, share: Share) -> Result<(), String> {
+    let mut groups = groups();
+    let known = groups
+        .background
+        .iter()
+        .position(|background| background.device == device);
+    match (share, known) {
+        (Share::Background, Some(_)) | (Share::Normal, None) => return Ok(()),
+        (Share::Background, None) => {
+            groups
+                .of(device)
+                .try_for_each(|group| group.set(SHORTEST_US))?;
+            groups.background.push(Background {
+                device,
+                look_at: Instant::now() + FIRST_LOOK,
+                pause: FIRST_LOOK,
+            });
+        }
+        (Share::Normal, Some(index)) => {
+            groups.background.remove(index);
+            groups
+                .of(device)
+                .try_for_each(|group| group.set(group.default_us))?;
+        }
+    }
+    Ok(())
+}
+
+/// Looks, now and then, whether the slice of a background device still stands.
+pub(crate) fn tend(device: CUdevice) {
+    let mut groups = groups();
+    let now = Instant::now();
+    let due =
+        |background: &&mut Background| background.device == device && background.look_at <= now;
+    let Some(background) = groups.background.iter_mut().find(due) else {
+        return;
+    };
+    background.pause = (background.pause * 2).min(LAST_LOOK);
+    background.look_at = now + background.pause;
+    let mut changed = false;
+    for group in groups.of(device) {
+        if group.get() != Ok(SHORTEST_US) {
+            changed = true;
+            let _ = group.set(SHORTEST_US);
+        }
+    }
+    if changed && let Some(background) = groups.background.iter_mut().find(|b| b.device == device) {
+        background.pause = FIRST_LOOK;
+        background.look_at = now + FIRST_LOOK;
+    }
+}
+
+impl Groups {
+    fn of(&self, device: CUdevice) -> impl Iterator<Item = &Group> {
+        self.known
+            .iter()
+            .filter(move |group| group.device.is_none_or(|own| own == device))
+    }
+}
+
+impl Group {
+    fn set(&self, slice_us: u64) -> Result<(), String> {
+        self.control(SET_TIMESLICE, slice_us).map(drop)
+    }
+
+    fn get(&self) -> Result<u64, String> {
+        self.control(GET_TIMESLICE, 0)
+    }
+
+    /// A control whose parameter is one u64 of µs.
+    fn control(&self, command: u32, value: u64) -> Result<u64, String> {
+        let mut value = value;
+        let mut control = Control {
+            client: self.client,
+            object: self.object,
+            command,
+            flags: 0,
+            parameters: &mut value,
+            parameters_size: size_of::<u64>() as u32,
+            status: 0,
+        };
+        let request = request(NV_ESC_RM_CONTROL, size_of::<Control>());
+        // SAFETY: the structure that this request names, valid for the duration of the call.
+        let result = unsafe { real_ioctl(self.fd, request, (&raw mut control).cast()) };
+        if result < 0 {
+            let error = std::io::Error::last_os_error();
+            return Err(format!("the kernel driver refused a time slice: {error}"));
+        }
+        match control.status {
+            0 => Ok(value),
+            status => Err(format!(
+                "the kernel driver refused a time slice (status {status:#x})"
+            )),
+        }
+    }
+}
+
+/// `_IOWR('F', number, size)`.
+fn request(number: c_ulong, size: usize) -> c_ulong {
+    (3 << 30) | ((size as c_ulong) << 16) | (NV_MAGIC << 8) | number
+}
+
+/// The wrapped `ioctl`: calls libc's, then looks at what the NVIDIA driver did.
+///
+/// # Safety
+/// As libc's. (Variadic there; every request takes at most one argument.)
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ioctl(fd: c_int, request: c_ulong, argument: *mut c_void) -> c_int {
+    // SAFETY: the caller's arguments, passed on.
+    let result = unsafe { real_ioctl(fd, request, argument) };
+    let number = request & 0xff;
+    let is_nvidia = (request >> 8) & 0xff == NV_MAGIC
+        && matches!(number, NV_ESC_RM_FREE | NV_ESC_RM_CONTROL | NV_ESC_RM_ALLOC);
+    if is_nvidia && result == 0 && !argument.is_null() {
+        // The program must see its own result, whatever happens here.
+        let errno = std::io::Error::last_os_error().raw_os_error();
+        crate::state::guarded(|| observe(fd, number, argument));
+        if let Some(errno) = errno {
+            // SAFETY: has no preconditions.
+            let place = unsafe { libc::__errno_location() };
+            // SAFETY: this thread's own errno.
+            unsafe { *place = errno };
+        }
+    }
+    result
+}
+
+/// Looks at an ioctl of the NVIDIA driver that has succeeded.
+fn observe(fd: c_int, number: c_ulong, argument: *mut c_void) {
+    match number {
+        NV_ESC_RM_ALLOC => {
+            // SAFETY: the request's argument begins with this structure.
+            let alloc = unsafe { argument.cast::<Alloc>().read_unaligned() };
+            if alloc.class == CHANNEL_GROUP && !alloc.parameters.is_null() {
+                let parameters = alloc.parameters.cast::<[u32; 4]>();
+                // SAFETY: NV_CHANNEL_GROUP_ALLOCATION_PARAMETERS begins with four words.
+                let [_, _, _, engine] = unsafe { parameters.read_unaligned() };
+                if engine == ENGINE_COMPUTE {
+                    groups().known.push(Group {
+                        fd,
+                        client: alloc.root,
+                        object: alloc.object,
+                        device: CREATING.get(),
+                        default_us: DEFAULT_US,
+                    });
+                }
+            }
+        }
+        NV_ESC_RM_FREE => {
+            // SAFETY: the request's argument is this structure.
+            let free = unsafe { argument.cast::<Free>().read_unaligned() };
+            groups().known.retain(|group| {
+                group.client != free.root
+                    || (group.object != free.object && group.client != free.object)
+            });
+        }
+        _ => {
+            // SAFETY: the request's argument is this structure.
+            let control = unsafe { argument.cast::<Control>().read_unaligned() };
+            if control.command == SET_TIMESLICE
+                && control.status == 0
+                && !control.parameters.is_null()
+            {
+                // SAFETY: NVA06C_CTRL_TIMESLICE_PARAMS: one u64.
+                let slice_us = unsafe { control.parameters.read_unaligned() };
+                driver_set(control.client, control.object, slice_us);
+            }
+        }
+    }
+}
+
+/// The driver itself has set a slice: that is the group's default, and ours goes on top.
+fn driver_set(client: u32, object: u32, slice_us: u64) {
+    let mut groups = groups();
+    let background: Vec<_> = groups.background.iter().map(|b| b.device).collect();
+    let own = |group: &&mut Group| group.client == client && group.object == object;
+    let Some(group) = groups.known.iter_mut().find(own) else {
+        return;
+    };
+    group.default_us = slice_us;
+    if group
+        .device
+        .is_some_and(|device| background.contains(&device))
+    {
+        let _ = group.set(SHORTEST_US);
+    }
+}
+
+/// libc's `ioctl`, or whichever comes next.
+///
+/// # Safety
+/// As libc's.
+unsafe fn real_ioctl(fd: c_int, request: c_ulong, argument: *mut c_void) -> c_int {
+    static REAL: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
+    let mut real = REAL.load(Ordering::Relaxed);
+    if real.is_null() {
+        real = crate::lookup::real_dlsym(libc::RTLD_NEXT, c"ioctl".as_ptr());
+        REAL.store(real, Ordering::Relaxed);
+    }
+    if real.is_null() {
+        // SAFETY: the caller's arguments, passed on.
+        return unsafe { libc::syscall(libc::SYS_ioctl, fd, request, argument) } as c_int;
+    }
+    type Ioctl = unsafe extern "C" fn(c_int, c_ulong, *mut c_void) -> c_int;
+    // SAFETY: the address is that of libc's `ioctl`; on x86-64 a variadic function takes its
+    // arguments in the same registers.
+    let real: Ioctl = unsafe { std::mem::transmute(real) };
+    // SAFETY: the caller's arguments, passed on.
+    unsafe { real(fd, request, argument) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_and_layouts_are_the_kernels() {
+        assert_eq!(size_of::<Control>(), 32);
+        assert_eq!(size_of::<Free>(), 16);
+        assert_eq!(std::mem::offset_of!(Alloc, parameters), 16);
+        assert_eq!(request(NV_ESC_RM_CONTROL, 32), 0xc020_462a);
+    }
+}

@@ -1,0 +1,59 @@
+//! What building and testing needs beside Rust itself.
+
+use std::process::{Command, Stdio};
+
+use anyhow::{Result, bail};
+
+/// A program, and the Debian package that has it.
+const PROGRAMS: &[(&str, &str)] = &[("cc", "gcc"), ("python3", "python3")];
+/// Parts of the Rust toolchain.
+const COMPONENTS: &[&str] = &["rustfmt", "clippy"];
+
+pub(crate) fn run() -> Result<()> {
+    let missing: Vec<_> = PROGRAMS
+        .iter()
+        .filter(|(program, _)| !answers(program, &["--version"]))
+        .map(|&(_, package)| package)
+        .collect();
+    if !missing.is_empty() {
+        install(&missing)?;
+    }
+    for component in COMPONENTS {
+        let subcommand = component.trim_start_matches("rust");
+        if !answers("cargo", &[subcommand, "--version"])
+            && !answers("rustup", &["component", "add", component])
+        {
+            bail!("cargo {subcommand} is missing: run `rustup component add {component}`");
+        }
+    }
+    Ok(())
+}
+
+fn install(packages: &[&str]) -> Result<()> {
+    let list = packages.join(" ");
+    println!("xtask: installing {list}");
+    let apt = |arguments: &[&str]| {
+        let mut command = Command::new("apt-get");
+        command
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .args(arguments);
+        command.status().is_ok_and(|status| status.success())
+    };
+    let wanted: Vec<_> = ["install", "-y", "--no-install-recommends"]
+        .into_iter()
+        .chain(packages.iter().copied())
+        .collect();
+    if apt(&["update"]) && apt(&wanted) {
+        return Ok(());
+    }
+    bail!("missing: {list}: install with your package manager (Debian: apt-get install {list})")
+}
+
+fn answers(program: &str, arguments: &[&str]) -> bool {
+    let mut command = Command::new(program);
+    command
+        .args(arguments)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
+}
