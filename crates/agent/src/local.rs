@@ -119,6 +119,12 @@ impl Local<'_> {
                 let seen = (block.state(), block.completed());
                 self.queues.insert(info.slot, Queue { id: queue, seen });
                 let device = self.device(&info.device);
+                if info.attributes.one_background {
+                    self.tell(Event::Device {
+                        device,
+                        one_background: true,
+                    });
+                }
                 self.tell(Event::QueueCreated {
                     queue,
                     process: SELF,

@@ -18,6 +18,8 @@ pub(crate) struct Limits {
 
 pub(crate) struct Device {
     pub(crate) id: DeviceId,
+    /// See [`crate::Event::Device`].
+    pub(crate) one_background: bool,
     /// The active groups; `credits` and the decision's verdicts go by the same positions.
     pub(crate) active: Vec<GroupView>,
     credits: Vec<Credit>,
@@ -49,6 +51,7 @@ impl Device {
     pub(crate) fn new(id: DeviceId, rules: Option<Rules>) -> Device {
         Device {
             id,
+            one_background: false,
             active: Vec::new(),
             credits: Vec::new(),
             decision: Decision::default(),
@@ -79,6 +82,7 @@ impl Device {
         self.decision.ask_again = None;
         let snapshot = Snapshot {
             device: self.id,
+            one_background: self.one_background,
             top_registered: self.top(),
             groups: &self.active,
             changed: &self.changed,

@@ -123,6 +123,14 @@ impl Engine {
                 device,
                 hints,
             } => self.create(queue, process, device, &hints)?,
+            Event::Device {
+                device,
+                one_background,
+            } => {
+                let index = self.device(device);
+                self.devices[index].one_background = one_background;
+                self.touched.push(index);
+            }
             Event::QueueGone { queue } => {
                 let queue = self.find(queue)?;
                 self.remove(queue);
@@ -283,6 +291,15 @@ impl Engine {
         actions.append(&mut self.opens);
     }
 
+    /// The index of a device, which is registered if it was not.
+    fn device(&mut self, device: DeviceId) -> usize {
+        let known = self.devices.iter().position(|known| known.id == device);
+        known.unwrap_or_else(|| {
+            self.devices.push(Device::new(device, self.rules));
+            self.devices.len() - 1
+        })
+    }
+
     fn create(
         &mut self,
         id: QueueId,
@@ -293,13 +310,7 @@ impl Engine {
         if self.queues.contains_key(&id) {
             return Err(EventError::DuplicateQueue(id));
         }
-        let device = match self.devices.iter().position(|known| known.id == device) {
-            Some(index) => index,
-            None => {
-                self.devices.push(Device::new(device, self.rules));
-                self.devices.len() - 1
-            }
-        };
+        let device = self.device(device);
         self.processes.entry(process_id).or_insert_with(|| Process {
             priority: Priority::NORMAL,
             stopped: false,

@@ -20,6 +20,14 @@ pub enum Event {
         /// Hints for its process, as if sent just before; what is left out keeps the process's value, or the default.
         hints: Vec<Hint>,
     },
+    /// What the hardware of a device cannot do; to be said before its first queue, if at all.
+    Device {
+        /// Which.
+        device: DeviceId,
+        /// Its time slicer starves groups of [`HwShare::Background`] that execute at the same time, so a policy lets
+        /// one of them execute at a time.
+        one_background: bool,
+    },
     /// A queue was destroyed.
     QueueGone {
         /// Which.

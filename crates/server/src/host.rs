@@ -17,19 +17,19 @@ use xsched_sched::{
 use xsched_wire::{
     Admitted, Attributes, FromScheduler, Hints, QueueInfo, Share, ToScheduler,
     packet::{self, PacketError},
-    segment::SLOTS,
 };
 
 use crate::{
     devices::Devices,
     permission::Actor,
     reactor::{Reactor, Source},
-    session::{self, Client, End, Peer, Queue, Session},
+    reaper::Reaper,
+    session::{self, Client, End, Peer, Queue, SegmentId, Session},
 };
 
 /// The heartbeat advances at least this often; see [`Host::tend`].
 pub(crate) const HEARTBEAT_MS: u32 = 200;
-/// Sessions at most; each has three descriptors: socket, process, doorbell.
+/// Sessions at most; each has socket, process and doorbell, and a refused one two more descriptors.
 const MAX_SESSIONS: usize = 4096;
 /// Sessions that one user may have, unless it owns the daemon.
 const MAX_SESSIONS_OF_ONE_USER: usize = MAX_SESSIONS / 4;
@@ -48,6 +48,7 @@ pub(crate) struct Place {
 /// Sessions, queues, engine.
 pub(crate) struct Host {
     pub(crate) reactor: Reactor,
+    pub(crate) reaper: Reaper,
     pub(crate) engine: Engine,
     /// By number, which is also the engine's [`ProcessId`]; numbers are never used again.
     pub(crate) sessions: BTreeMap<u64, Session>,
@@ -63,9 +64,10 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    pub(crate) fn new(reactor: Reactor, engine: Engine, owner: u32) -> Self {
+    pub(crate) fn new(reactor: Reactor, reaper: Reaper, engine: Engine, owner: u32) -> Self {
         Host {
             reactor,
+            reaper,
             engine,
             sessions: BTreeMap::new(),
             places: HashMap::new(),
@@ -120,6 +122,7 @@ impl Host {
         if let Some(reason) = self.no_room_for(peer.uid) {
             warn!(pid = peer.pid_number(), reason, "client refused");
             session.refuse(&reason);
+            self.reaper.take(session);
             return;
         }
         let watched = self
@@ -161,7 +164,11 @@ impl Host {
     /// The daemon ends: whoever is registered runs on unscheduled, at once.
     pub(crate) fn release_all(&mut self) {
         for client in self.sessions.values().filter_map(|s| s.client.as_ref()) {
-            open_gates(client);
+            client.open_gates();
+        }
+        for session in mem::take(&mut self.sessions).into_values() {
+            session.hang_up();
+            self.reaper.take(session);
         }
     }
 
@@ -169,7 +176,10 @@ impl Host {
     /// clients that never said hello. Starts at session 0 and says where to go on.
     pub(crate) fn tend(&mut self, mut from: u64, now: Nanos) -> Option<u64> {
         for _ in 0..STEP {
-            let (&id, session) = self.sessions.range_mut(from..).next()?;
+            let Some((&id, session)) = self.sessions.range_mut(from..).next() else {
+                self.settle(now);
+                return None;
+            };
             from = id + 1;
             match &mut session.client {
                 Some(client) => {
@@ -206,7 +216,7 @@ impl Host {
         };
         session.flush(id, &self.reactor)?;
         if session.client.is_none() {
-            return self.greeted(id);
+            return self.greeted(id, now);
         }
         match packet::recv::<ToScheduler>(&session.socket) {
             Ok(message) => self.obey(id, message, now),
@@ -215,25 +225,30 @@ impl Host {
         }
     }
 
-    fn greeted(&mut self, id: u64) -> Result<(), End> {
+    fn greeted(&mut self, id: u64, now: Nanos) -> Result<(), End> {
         let Some(session) = self.sessions.get_mut(&id) else {
             return Ok(());
         };
-        let Some(hello) = session::read_hello(&session.socket)? else {
+        let Some((hello, doorbell)) = session.read_hello()? else {
+            return Ok(());
+        };
+        let peer = session.peer;
+        self.supersede(peer, hello.segment_id, now);
+        let Some(session) = self.sessions.get_mut(&id) else {
             return Ok(());
         };
         let actor = Actor {
-            uid: session.peer.uid,
+            uid: peer.uid,
             owner: self.owner,
         };
         let granted = hello.priority.map(|asked| actor.grant(asked));
         let notice = granted
             .and_then(|(_, denied)| denied)
             .map(|denied| format!("priority lowered to normal (0): {denied}"));
-        let watched = self.reactor.watch_doorbell(&hello.doorbell, id);
+        let watched = self.reactor.watch_doorbell(&doorbell, id);
         watched.map_err(|error| End::Refused(format!("cannot watch the doorbell: {error}")))?;
         hello.segment.layout().beat();
-        let pid = session.peer.pid_number();
+        let pid = peer.pid_number();
         info!(pid, uid = actor.uid, name = &*hello.name, "client joined");
         if let Some(notice) = &notice {
             info!(pid, name = &*hello.name, notice);
@@ -243,9 +258,11 @@ impl Host {
             job: hello.job,
             priority: granted.map(|(priority, _)| priority),
             segment: hello.segment,
-            doorbell: hello.doorbell,
+            segment_id: hello.segment_id,
+            doorbell,
             queues: Vec::new(),
             stopped: false,
+            hint_logged: false,
         });
         let admitted = Admitted {
             policy: self.engine.policy_name().into(),
@@ -255,14 +272,30 @@ impl Host {
         session.send(FromScheduler::Welcome(admitted), id, &self.reactor)
     }
 
+    /// Closes the session that a program had before, if the daemon has not seen it end yet: two
+    /// would open and close the same gates. A user can supersede its own sessions only.
+    fn supersede(&mut self, peer: Peer, segment: SegmentId, now: Nanos) {
+        let is_theirs = |session: &Session| {
+            let client = session.client.as_ref();
+            session.peer.uid == peer.uid && client.is_some_and(|c| c.segment_id == segment)
+        };
+        let mut sessions = self.sessions.iter();
+        if let Some((&earlier, _)) = sessions.find(|(_, session)| is_theirs(session)) {
+            self.close(earlier, End::Gone, now);
+        }
+    }
+
     fn obey(&mut self, id: u64, message: ToScheduler, now: Nanos) -> Result<(), End> {
         match message {
             ToScheduler::CreateQueue(info) => self.create_queue(id, &info, now),
             ToScheduler::DestroyQueue { slot } => self.destroy_queue(id, slot, now),
             ToScheduler::Hint { slot, hints } => {
                 let target = match slot {
-                    Some(slot) => Target::Queue(self.queue_id(id, slot)?),
-                    None => Target::Process(ProcessId(id)),
+                    Some(slot) => self.queue_id(id, slot)?.map(Target::Queue),
+                    None => Some(Target::Process(ProcessId(id))),
+                };
+                let Some(target) = target else {
+                    return Ok(());
                 };
                 if let Some(priority) = self.asked_priority(id, hints) {
                     self.set_priority(id, target, priority, now);
@@ -270,8 +303,9 @@ impl Host {
                 Ok(())
             }
             ToScheduler::Hold { slot, held } => {
-                let queue = self.queue_id(id, slot)?;
-                self.tell(now, Event::Hold { queue, held });
+                if let Some(queue) = self.queue_id(id, slot)? {
+                    self.tell(now, Event::Hold { queue, held });
+                }
                 Ok(())
             }
             ToScheduler::Level { slot, attributes } => self.set_level(id, slot, &attributes),
@@ -289,10 +323,7 @@ impl Host {
             return Ok(());
         };
         let index = usize::from(slot);
-        if index >= SLOTS {
-            let reason = format!("queue in slot {slot}: a process has {SLOTS} slots");
-            return Err(End::Refused(reason));
-        }
+        session::check_slot(slot)?;
         if client.queue(slot).is_some() {
             let reason = format!("slot {slot} has a queue already");
             return Err(End::Refused(reason));
@@ -322,6 +353,13 @@ impl Host {
             device,
             hints,
         };
+        if info.attributes.one_background {
+            let limit = Event::Device {
+                device,
+                one_background: true,
+            };
+            tell(&mut self.engine, now, limit, &mut self.actions);
+        }
         tell(&mut self.engine, now, created, &mut self.actions);
         if let Some(priority) = own_priority {
             let own = Event::Hint {
@@ -347,11 +385,10 @@ impl Host {
     fn destroy_queue(&mut self, id: u64, slot: u16, now: Nanos) -> Result<(), End> {
         let client = self.client(id)?;
         let queue = client.queues.get_mut(usize::from(slot));
-        let queue = queue.and_then(Option::take).ok_or_else(|| no_queue(slot))?;
-        if let Some(block) = client.segment.layout().block(slot)
-            && block.open_gate()
-        {
-            block.wake_gate();
+        let queue = queue.and_then(Option::take);
+        let queue = queue.ok_or_else(|| End::Refused(format!("slot {slot} has no queue")))?;
+        if let Some(block) = client.segment.layout().block(slot) {
+            session::open_for_good(block);
         }
         self.places.remove(&queue.id);
         self.devices.release(queue.device);
@@ -361,34 +398,40 @@ impl Host {
 
     fn set_level(&mut self, id: u64, slot: u16, attributes: &Attributes) -> Result<(), End> {
         let level = session::checked_level(attributes)?;
-        let (queue, _) = self.client(id)?.queue(slot).ok_or_else(|| no_queue(slot))?;
-        queue.level = level;
+        session::check_slot(slot)?;
+        if let Some((queue, _)) = self.client(id)?.queue(slot) {
+            queue.level = level;
+        }
         Ok(())
     }
 
-    /// The priority among a client's hints that its user may give; a bad one is logged and ignored
-    /// (a guest never fails its host).
-    fn asked_priority(&self, id: u64, hints: Hints) -> Option<Priority> {
-        let session = self.sessions.get(&id)?;
-        let name = &*session.client.as_ref()?.name;
+    /// The priority among a client's hints that its user may give; a bad one is ignored (a guest
+    /// never fails its host). The log shows the first that was not taken as it stands.
+    fn asked_priority(&mut self, id: u64, hints: Hints) -> Option<Priority> {
+        let session = self.sessions.get_mut(&id)?;
+        let client = session.client.as_mut()?;
+        let name = &*client.name;
         let pid = session.peer.pid_number();
         let actor = Actor {
             uid: session.peer.uid,
             owner: self.owner,
         };
-        match Priority::new(hints.priority?) {
+        let (priority, trouble) = match Priority::new(hints.priority?) {
             Ok(asked) => {
                 let (priority, denied) = actor.grant(asked);
-                if let Some(denied) = denied {
-                    warn!(pid, name, "priority lowered to normal (0): {denied}");
-                }
-                Some(priority)
+                let trouble = denied.map(|why| format!("priority lowered to normal (0): {why}"));
+                (Some(priority), trouble)
             }
-            Err(error) => {
-                warn!(pid, name, "hint ignored: {error}");
-                None
+            Err(error) => (None, Some(format!("hint ignored: {error}"))),
+        };
+        if let Some(trouble) = trouble {
+            if mem::replace(&mut client.hint_logged, true) {
+                debug!(pid, name, "{trouble}");
+            } else {
+                warn!(pid, name, "{trouble}");
             }
         }
+        priority
     }
 
     /// Gives a checked priority to a session's process or one of its queues. The caller settles.
@@ -410,9 +453,10 @@ impl Host {
         session.client.as_mut().ok_or(End::Gone)
     }
 
-    fn queue_id(&mut self, id: u64, slot: u16) -> Result<QueueId, End> {
-        let (queue, _) = self.client(id)?.queue(slot).ok_or_else(|| no_queue(slot))?;
-        Ok(queue.id)
+    /// The queue in a slot; `None`: the message crossed the end of its queue.
+    fn queue_id(&mut self, id: u64, slot: u16) -> Result<Option<QueueId>, End> {
+        session::check_slot(slot)?;
+        Ok(self.client(id)?.queue(slot).map(|(queue, _)| queue.id))
     }
 
     /// Where a queue is, if there is one.
@@ -478,6 +522,7 @@ impl Host {
         self.actions.clear();
     }
 
+    /// Forgets a session; the caller applies what the engine makes of that.
     fn close(&mut self, id: u64, end: End, now: Nanos) {
         let Some(session) = self.sessions.remove(&id) else {
             return; // ended twice
@@ -494,18 +539,19 @@ impl Host {
             End::Gone if session.client.is_some() => info!(pid, name, "client left"),
             End::Gone => debug!(pid, "connection closed before a hello"),
         }
-        let Some(client) = session.client else {
-            return;
-        };
-        self.reactor.forget_doorbell(&client.doorbell);
-        // It may live on, and must not wait for a scheduler that it no longer has.
-        open_gates(&client);
-        for (_, queue, _) in client.queues() {
-            self.places.remove(&queue.id);
-            self.devices.release(queue.device);
+        if let Some(client) = &session.client {
+            self.reactor.forget_doorbell(&client.doorbell);
+            // It may live on, and must not wait for a scheduler that it no longer has.
+            client.open_gates();
+            for (_, queue, _) in client.queues() {
+                self.places.remove(&queue.id);
+                self.devices.release(queue.device);
+            }
+            let process = ProcessId(id);
+            self.tell(now, Event::ProcessGone { process });
         }
-        let process = ProcessId(id);
-        self.tell(now, Event::ProcessGone { process });
+        session.hang_up();
+        self.reaper.take(session);
     }
 }
 
@@ -551,14 +597,5 @@ fn sample(client: &mut Client, now: Nanos, engine: &mut Engine, actions: &mut Ve
     }
 }
 
-fn open_gates(client: &Client) {
-    for (_, _, block) in client.queues() {
-        if block.open_gate() {
-            block.wake_gate();
-        }
-    }
-}
-
-fn no_queue(slot: u16) -> End {
-    End::Refused(format!("slot {slot} has no queue"))
-}
+#[cfg(test)]
+mod tests;

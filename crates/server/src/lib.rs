@@ -3,7 +3,8 @@
 //! ```text
 //!  agents ──SEQPACKET──▶ listener ─▶ session ─┐               scheduler thread
 //!         ──eventfd────▶ reactor ─────────────┼▶ host ─▶ engine ─▶ gates (shared memory)
-//!  xsched ──HTTP───────▶ http ─▶ admin ───────┘               (http: a thread of its own)
+//!  xsched ──HTTP───────▶ http ─▶ admin ───────┘      └▶ reaper
+//!                        (http and reaper: threads of their own)
 //! ```
 //! Invariant: the scheduler thread never waits for a client, and what a client sends or writes
 //! harms that client alone.
@@ -18,6 +19,7 @@ mod http;
 mod listener;
 mod permission;
 mod reactor;
+mod reaper;
 mod scheduler;
 mod session;
 
@@ -44,6 +46,7 @@ use crate::{
     http::About,
     listener::Listeners,
     reactor::Reactor,
+    reaper::Reaper,
     scheduler::{Requests, Scheduler},
 };
 
@@ -137,7 +140,8 @@ impl Daemon {
             min_share: options.min_share,
             started: Instant::now(),
         };
-        let host = Host::new(Reactor::new()?, engine, owner);
+        let reaper = Reaper::start().context("cannot start the reaper")?;
+        let host = Host::new(Reactor::new()?, reaper, engine, owner);
         let (scheduler, requests) = Scheduler::new(
             host,
             listeners.agents.try_clone()?,
@@ -194,7 +198,7 @@ impl Drop for HttpThread {
     }
 }
 
-/// A client takes three descriptors, so the usual soft limit of 1,024 would end at some 330.
+/// A client takes three descriptors or more, so the usual soft limit of 1,024 would end at some 330.
 fn raise_descriptor_limit() {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let wanted = Rlimit {

@@ -5,7 +5,8 @@
 //!  one chore        ─▶ host                    a message, a new client, an end, a request
 //!  one step of the round                       every 100 ms over all sessions, a few a step
 //! ```
-//! Nothing here waits for anybody: sockets are non-blocking, doorbells are never read.
+//! Nothing here waits for anybody: sockets are non-blocking, doorbells are never read, and what
+//! clients sent is closed elsewhere.
 
 use std::{
     os::fd::{BorrowedFd, OwnedFd},
@@ -189,8 +190,12 @@ impl Scheduler {
             Err(Some(reason)) => {
                 warn!(reason, "client refused");
                 let _ = packet::send(&socket, &FromScheduler::Refused { reason });
+                self.host.reaper.take(socket);
             }
-            Err(None) => debug!("a client was gone before it was accepted"),
+            Err(None) => {
+                debug!("a client was gone before it was accepted");
+                self.host.reaper.take(socket);
+            }
         }
     }
 

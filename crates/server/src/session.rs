@@ -11,12 +11,13 @@ use std::{
 };
 
 use rustix::{
-    fs::{Mode, OFlags, open, readlink},
+    fs::{Mode, OFlags, fstat, open, readlink},
+    net::{Shutdown, shutdown},
     process::Pid,
 };
-use xsched_sched::{DeviceId, HintError, Nanos, Priority, QueueId};
+use xsched_sched::{DeviceId, Nanos, Priority, QueueId};
 use xsched_wire::{
-    Attributes, ControlBlock, FromScheduler, Level, State,
+    Attributes, ControlBlock, FromScheduler, Hello, Level, State,
     message::MAX_TEXT,
     packet::{self, PacketError},
     segment::{PeerSegment, SLOTS},
@@ -72,6 +73,8 @@ pub(crate) struct Session {
     pub(crate) since: Nanos,
     /// Messages that the socket had no room for, in order.
     outbox: VecDeque<FromScheduler>,
+    /// Descriptors of a hello that was refused: whatever the client liked to send.
+    strays: Vec<OwnedFd>,
     /// Set by its hello.
     pub(crate) client: Option<Client>,
 }
@@ -83,11 +86,14 @@ pub(crate) struct Client {
     /// What it was given, if it asked or somebody asked for it.
     pub(crate) priority: Option<Priority>,
     pub(crate) segment: PeerSegment,
+    pub(crate) segment_id: SegmentId,
     pub(crate) doorbell: OwnedFd,
     /// By slot; as long as the highest slot that was ever used.
     pub(crate) queues: Vec<Option<Box<Queue>>>,
     /// It was seen stopped by a signal or a debugger.
     pub(crate) stopped: bool,
+    /// A hint of it was not taken as it stands, and the log says so.
+    pub(crate) hint_logged: bool,
 }
 
 /// A registered queue.
@@ -115,7 +121,26 @@ impl Session {
             pidfd,
             since,
             outbox: VecDeque::new(),
+            strays: Vec::new(),
             client: None,
+        }
+    }
+
+    /// Reads the first message: what it says and the doorbell. `None` if it is not there yet.
+    pub(crate) fn read_hello(&mut self) -> Result<Option<(Greeting, OwnedFd)>, End> {
+        let received = packet::recv_hello(&self.socket, &mut self.strays);
+        let (hello, segment, doorbell) = match received {
+            Ok(received) => received,
+            Err(PacketError::WouldBlock) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        match Greeting::check(&hello, segment.as_fd(), doorbell.as_fd()) {
+            // The segment's descriptor is closed here: a memfd's never waits.
+            Ok(greeting) => Ok(Some((greeting, doorbell))),
+            Err(end) => {
+                self.strays.extend([segment, doorbell]);
+                Err(end)
+            }
         }
     }
 
@@ -169,6 +194,11 @@ impl Session {
         let reason = reason[..end].to_owned();
         let _ = packet::send(&self.socket, &FromScheduler::Refused { reason });
     }
+
+    /// Shows the client that the session has ended. The socket may be closed any time later.
+    pub(crate) fn hang_up(&self) {
+        let _ = shutdown(&self.socket, Shutdown::Both);
+    }
 }
 
 impl Client {
@@ -186,6 +216,13 @@ impl Client {
         })
     }
 
+    /// Nobody schedules it any more.
+    pub(crate) fn open_gates(&self) {
+        for (_, _, block) in self.queues() {
+            open_for_good(block);
+        }
+    }
+
     /// Whether a queue exists that was ready when last looked at.
     pub(crate) fn has_ready(&self) -> bool {
         self.queues
@@ -195,35 +232,57 @@ impl Client {
     }
 }
 
-/// What a hello brought, checked.
+/// Which memfd a segment is (device, inode), however often it was passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SegmentId(u64, u64);
+
+/// What a hello said and brought, checked.
 pub(crate) struct Greeting {
     pub(crate) name: Arc<str>,
     pub(crate) job: u64,
     pub(crate) priority: Option<Priority>,
     pub(crate) segment: PeerSegment,
-    pub(crate) doorbell: OwnedFd,
+    pub(crate) segment_id: SegmentId,
 }
 
-/// Reads the first message; `None` if it is not there yet.
-pub(crate) fn read_hello(socket: &OwnedFd) -> Result<Option<Greeting>, End> {
-    let (hello, segment, doorbell) = match packet::recv_hello(socket) {
-        Ok(hello) => hello,
-        Err(PacketError::WouldBlock) => return Ok(None),
-        Err(error) => return Err(error.into()),
-    };
-    let name = checked_text("name", &hello.name)?;
-    let priority = hello.hints.priority.map(Priority::new).transpose();
-    let priority = priority.map_err(|error: HintError| End::Refused(error.to_string()))?;
-    let segment =
-        PeerSegment::open(segment.as_fd()).map_err(|error| End::Refused(error.to_string()))?;
-    check_eventfd(doorbell.as_fd())?;
-    Ok(Some(Greeting {
-        name,
-        job: hello.job,
-        priority,
-        segment,
-        doorbell,
-    }))
+impl Greeting {
+    fn check(
+        hello: &Hello,
+        segment: BorrowedFd<'_>,
+        doorbell: BorrowedFd<'_>,
+    ) -> Result<Self, End> {
+        let refused = |reason: &dyn fmt::Display| End::Refused(reason.to_string());
+        let name = checked_text("name", &hello.name)?;
+        let priority = hello.hints.priority.map(Priority::new).transpose();
+        let priority = priority.map_err(|error| refused(&error))?;
+        check_eventfd(doorbell)?;
+        let mapped = PeerSegment::open(segment).map_err(|error| refused(&error))?;
+        let file = fstat(segment).map_err(|error| refused(&error))?;
+        Ok(Greeting {
+            name,
+            job: hello.job,
+            priority,
+            segment: mapped,
+            segment_id: SegmentId(file.st_dev, file.st_ino),
+        })
+    }
+}
+
+/// Opens a gate and wakes its waiters even if it was open: a daemon that died may have opened it
+/// and not come to waking them, and nobody else will.
+pub(crate) fn open_for_good(block: &ControlBlock) {
+    let _ = block.open_gate();
+    block.wake_gate();
+}
+
+/// A slot that exists, whether or not it has a queue.
+pub(crate) fn check_slot(slot: u16) -> Result<(), End> {
+    if usize::from(slot) < SLOTS {
+        return Ok(());
+    }
+    Err(End::Refused(format!(
+        "slot {slot} does not exist: a process has {SLOTS} slots"
+    )))
 }
 
 /// A text that is short enough, with control characters replaced.

@@ -63,6 +63,8 @@ pub struct Attributes {
     pub level: Level,
     /// Highest level that the hw queue supports.
     pub max_level: Level,
+    /// The hardware lets background queues of two programs starve each other: one at a time.
+    pub one_background: bool,
     /// Why no higher level is in force, if somebody might expect one.
     pub reason: Option<String>,
 }

@@ -1,4 +1,10 @@
 //! Packets on a `SOCK_SEQPACKET` socket: encode, send, receive, refuse.
+//!
+//! Closing a descriptor can wait for whoever made it (a TCP socket that lingers, a file that the
+//! sender's own process serves), so receiving closes none, and neither does the kernel on behalf
+//! of the receiver: a packet is looked at first, and taken out of the socket only if it brought no
+//! descriptors, or all of them are in the caller's hands. Any other stays unread, and whoever
+//! closes the socket closes what is in it.
 
 use std::{
     io::{IoSlice, IoSliceMut},
@@ -10,7 +16,7 @@ use rustix::{
     io::Errno,
     net::{
         RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-        SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+        SendAncillaryMessage, SendFlags, recv as discard, recvmsg, sendmsg,
     },
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -32,7 +38,7 @@ pub enum PacketError {
     /// The system refused.
     #[error("socket error: {0}")]
     System(Errno),
-    /// More than [`MAX_PACKET`] bytes, or more descriptors than a hello has.
+    /// More than [`MAX_PACKET`] bytes, or more descriptors than belong to it.
     #[error("packet longer than {MAX_PACKET} bytes or with too many descriptors")]
     TooLong,
     /// Not a message of this protocol.
@@ -89,21 +95,42 @@ pub fn send_hello(
     send_bytes(socket.as_fd(), &bytes, &[segment, doorbell])
 }
 
-/// Receives one message.
+/// Receives one message. One with descriptors is refused and stays in the socket.
 pub fn recv<M: DeserializeOwned>(socket: impl AsFd) -> Result<M, PacketError> {
     let mut buffer = [0; MAX_PACKET];
-    let (len, fds) = recv_bytes(socket.as_fd(), &mut buffer)?;
-    if !fds.is_empty() {
-        return Err(PacketError::Malformed("unexpected descriptors".into()));
-    }
+    let len = recv_bytes(socket.as_fd(), &mut buffer, &mut [], &mut Vec::new())?;
     decode(&buffer[..len])
 }
 
 /// Receives a hello: the message, the segment's descriptor, the doorbell's descriptor.
-pub fn recv_hello(socket: impl AsFd) -> Result<(Hello, OwnedFd, OwnedFd), PacketError> {
+///
+/// If it is refused, those of its descriptors that were received are added to `strays`, for the
+/// caller to close where that may take its time; the others stay in the socket.
+pub fn recv_hello(
+    socket: impl AsFd,
+    strays: &mut Vec<OwnedFd>,
+) -> Result<(Hello, OwnedFd, OwnedFd), PacketError> {
     let mut buffer = [0; MAX_PACKET];
-    let (len, fds) = recv_bytes(socket.as_fd(), &mut buffer)?;
-    let body = buffer[..len]
+    let mut room = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(HELLO_FDS))];
+    let mut fds = Vec::new();
+    let hello = recv_bytes(socket.as_fd(), &mut buffer, &mut room, &mut fds)
+        .and_then(|len| decode_hello(&buffer[..len]));
+    let count = fds.len();
+    match (hello, <[OwnedFd; HELLO_FDS]>::try_from(fds)) {
+        (Ok(hello), Ok([segment, doorbell])) => Ok((hello, segment, doorbell)),
+        (hello, fds) => {
+            match fds {
+                Ok(fds) => strays.extend(fds),
+                Err(fds) => strays.extend(fds),
+            }
+            let reason = format!("hello with {count} descriptors, not {HELLO_FDS}");
+            Err(hello.err().unwrap_or(PacketError::Malformed(reason)))
+        }
+    }
+}
+
+fn decode_hello(bytes: &[u8]) -> Result<Hello, PacketError> {
+    let body = bytes
         .strip_prefix(&HELLO_MAGIC)
         .ok_or_else(|| PacketError::Malformed("no xsched hello".into()))?;
     let (version, body) = body
@@ -113,11 +140,7 @@ pub fn recv_hello(socket: impl AsFd) -> Result<(Hello, OwnedFd, OwnedFd), Packet
     if theirs != VERSION {
         return Err(PacketError::Version { theirs });
     }
-    let hello = decode(body)?;
-    let [segment, doorbell] = <[OwnedFd; HELLO_FDS]>::try_from(fds).map_err(|fds| {
-        PacketError::Malformed(format!("hello with {} descriptors, not 2", fds.len()))
-    })?;
-    Ok((hello, segment, doorbell))
+    decode(body)
 }
 
 fn encode<M: Serialize>(message: &M) -> Result<Vec<u8>, PacketError> {
@@ -159,36 +182,36 @@ fn send_bytes(
     Ok(())
 }
 
+/// Receives a packet and as many of its descriptors as there is `room` for.
 fn recv_bytes(
     socket: BorrowedFd<'_>,
     buffer: &mut [u8],
-) -> Result<(usize, Vec<OwnedFd>), PacketError> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(HELLO_FDS))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
+    room: &mut [MaybeUninit<u8>],
+    fds: &mut Vec<OwnedFd>,
+) -> Result<usize, PacketError> {
+    let mut control = RecvAncillaryBuffer::new(room);
     let received = recvmsg(
         socket,
         &mut [IoSliceMut::new(buffer)],
         &mut control,
-        RecvFlags::CMSG_CLOEXEC,
+        RecvFlags::PEEK | RecvFlags::CMSG_CLOEXEC,
     )?;
-    let fds: Vec<OwnedFd> = control
-        .drain()
-        .filter_map(|message| match message {
-            RecvAncillaryMessage::ScmRights(fds) => Some(fds),
-            _ => None,
-        })
-        .flatten()
-        .collect();
-    if received
-        .flags
-        .intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC)
-    {
+    fds.extend(control.drain().flat_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(fds) => Some(fds).into_iter().flatten(),
+        _ => None.into_iter().flatten(),
+    }));
+    if received.flags.contains(ReturnFlags::CTRUNC) {
         return Err(PacketError::TooLong);
     }
     if received.bytes == 0 {
         return Err(PacketError::Closed);
     }
-    Ok((received.bytes, fds))
+    // The same packet: nobody else reads here.
+    discard(socket, &mut [0; 0], RecvFlags::DONTWAIT)?;
+    if received.flags.contains(ReturnFlags::TRUNC) {
+        return Err(PacketError::TooLong);
+    }
+    Ok(received.bytes)
 }
 
 #[cfg(test)]
@@ -196,6 +219,7 @@ mod tests {
     use rustix::{
         fs::{MemfdFlags, memfd_create},
         net::{AddressFamily, SocketFlags, SocketType, socketpair},
+        pipe::PipeFlags,
     };
 
     use super::*;
@@ -226,8 +250,12 @@ mod tests {
         let (a, b) = pair();
         let fd = memfd_create("x", MemfdFlags::CLOEXEC).unwrap();
         send_hello(&a, &hello(), fd.as_fd(), fd.as_fd()).unwrap();
-        let (got, _, _) = recv_hello(&b).unwrap();
-        assert_eq!(got, hello());
+        let mut strays = Vec::new();
+        let (got, _, _) = recv_hello(&b, &mut strays).unwrap();
+        assert_eq!((got, strays.len()), (hello(), 0));
+        drop(a);
+        let next = recv_hello(&b, &mut strays).unwrap_err();
+        assert!(matches!(next, PacketError::Closed), "received twice");
     }
 
     #[test]
@@ -237,7 +265,7 @@ mod tests {
         bytes.extend(999u16.to_le_bytes());
         bytes.extend(b"whatever that version says");
         send_bytes(a.as_fd(), &bytes, &[]).unwrap();
-        let error = recv_hello(&b).unwrap_err();
+        let error = recv_hello(&b, &mut Vec::new()).unwrap_err();
         assert!(
             matches!(error, PacketError::Version { theirs: 999 }),
             "{error}"
@@ -259,6 +287,48 @@ mod tests {
         }
         drop(a);
         assert!(matches!(recv::<ToScheduler>(&b), Err(PacketError::Closed)));
+    }
+
+    /// Sends `bytes` with `count` descriptors of one pipe, whose reading end it returns.
+    fn send_with_fds(socket: &OwnedFd, bytes: &[u8], count: usize) -> OwnedFd {
+        let (reader, writer) =
+            rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).unwrap();
+        let fds = vec![writer.as_fd(); count];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(253))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
+        let flags = SendFlags::NOSIGNAL;
+        sendmsg(socket, &[IoSlice::new(bytes)], &mut control, flags).unwrap();
+        reader
+    }
+
+    /// Whether nobody has the pipe's other end any more.
+    fn is_hung_up(reader: &OwnedFd) -> bool {
+        rustix::io::read(reader, &mut [0; 1]) == Ok(0)
+    }
+
+    #[test]
+    fn receiving_closes_no_descriptor() {
+        let message = encode(&ToScheduler::DestroyQueue { slot: 3 }).unwrap();
+        for count in [1, 2, 3, 253] {
+            for (bytes, is_message) in [(&message[..], true), (b"?", false), (b"?", true)] {
+                let (a, b) = pair();
+                let reader = send_with_fds(&a, bytes, count);
+                let mut strays = Vec::new();
+                let error = if is_message {
+                    recv::<ToScheduler>(&b).unwrap_err()
+                } else {
+                    recv_hello(&b, &mut strays).unwrap_err()
+                };
+                assert!(error.is_violation(), "{error}");
+                assert!(!is_hung_up(&reader), "{count} {is_message}");
+                assert_eq!(strays.is_empty(), is_message);
+                drop(b);
+                assert_eq!(is_hung_up(&reader), strays.is_empty());
+                drop(strays);
+                assert!(is_hung_up(&reader), "{count} {is_message}");
+            }
+        }
     }
 
     proptest::proptest! {

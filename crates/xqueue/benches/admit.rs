@@ -16,6 +16,7 @@ impl HwQueue for Bare {
         Support {
             level: Level::Lv3,
             reason: None,
+            one_background: false,
         }
     }
     fn launch(&self, (): ()) -> Result<(), HwError> {

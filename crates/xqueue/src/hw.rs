@@ -22,6 +22,9 @@ pub struct Support {
     pub level: Level,
     /// Why not a higher one, for people; `None` at level 3.
     pub reason: Option<String>,
+    /// The hardware's slicer starves two background queues of different programs that execute at
+    /// the same time.
+    pub one_background: bool,
 }
 
 /// One hw queue: in order, asynchronous.

@@ -377,6 +377,7 @@ impl<Q: HwQueue> Managed for Core<Q> {
         Attributes {
             level: self.admission.level().unwrap_or(Level::Lv1),
             max_level: self.support.level,
+            one_background: self.support.one_background,
             reason: lock(&self.reason).clone(),
         }
     }

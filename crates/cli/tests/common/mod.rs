@@ -328,6 +328,7 @@ impl RawClient {
             device: "cpu:0".into(),
             hints: Hints::default(),
             attributes: Attributes {
+                one_background: false,
                 level,
                 max_level: Level::Lv3,
                 reason: reason.map(Into::into),

@@ -105,10 +105,12 @@ impl HwQueue for CpuQueue {
             Ok(_) => Support {
                 level: Level::Lv3,
                 reason: None,
+                one_background: false,
             },
             Err(reason) => Support {
                 level: Level::Lv2,
                 reason: Some(reason.clone()),
+                one_background: false,
             },
         }
     }

@@ -65,6 +65,7 @@ fn support(device: CUdevice, layout: &'static Layout) -> Support {
     let lower = |level, reason: &str| Support {
         level,
         reason: Some(reason.to_owned()),
+        one_background: false,
     };
     if let Err(error) = register(layout) {
         return lower(
@@ -83,6 +84,8 @@ fn support(device: CUdevice, layout: &'static Layout) -> Support {
         None => Support {
             level: Level::Lv3,
             reason: None,
+            // Two busy background processes switch all the time, and each is slowed by the other.
+            one_background: true,
         },
     }
 }

@@ -3,19 +3,25 @@
 //! For: programs of different urgency on one device.
 //! Hints: priority.
 //! Guarantee: a group executes only while no group of a higher priority on its device is ready. Groups of one priority
-//! execute together. A group above all ready ones finds its gate open.
+//! execute together, but take turns where the hardware lets only one background group execute. A group above all ready ones finds
+//! its gate open.
 //! Not for: dividing a device among equals, or deadlines.
 
-use super::{Decision, Policy, Snapshot};
+use super::{Decision, GroupView, Policy, Snapshot};
 use crate::{
     event::HwShare,
     hint::{Hint, Priority},
-    ids::Nanos,
+    ids::{DeviceId, GroupId, Nanos},
 };
+use std::collections::BTreeMap;
 
 /// Highest priority first. See the module.
 #[derive(Clone, Debug)]
 pub struct Hpf {
+    /// How long a background group executes before the next, where only one may.
+    pub turn: Nanos,
+    /// Whose turn it is on a device, and since when.
+    turns: BTreeMap<DeviceId, (GroupId, Nanos)>,
     /// How long the others stay closed after the top group went idle, if its last gap was shorter than this: a string of
     /// short bursts is not chopped, a long gap is not wasted.
     pub linger: Nanos,
@@ -23,7 +29,11 @@ pub struct Hpf {
 
 impl Default for Hpf {
     fn default() -> Hpf {
-        Hpf { linger: 200_000 }
+        Hpf {
+            turn: 50_000_000,
+            turns: BTreeMap::new(),
+            linger: 200_000,
+        }
     }
 }
 
@@ -60,10 +70,58 @@ impl Policy for Hpf {
                 },
             );
         }
+        if snapshot.one_background {
+            self.take_turns(now, snapshot, floor, decision);
+        }
     }
 
     fn accepts(&self, hint: &Hint) -> bool {
         matches!(hint, Hint::Priority(_))
+    }
+}
+
+impl Hpf {
+    /// Of the background groups that would execute together, one does. The others are closed, and what they have in
+    /// flight runs out with a normal share: two with background shares would starve each other before either reaches
+    /// its gate.
+    fn take_turns(
+        &mut self,
+        now: Nanos,
+        snapshot: &Snapshot<'_>,
+        floor: Priority,
+        decision: &mut Decision,
+    ) {
+        let runs = |group: &&GroupView| {
+            let background = Some(group.priority) < snapshot.top_registered;
+            background && group.ready && group.priority >= floor && group.priority.runs()
+        };
+        let ready = || snapshot.groups.iter().filter(runs).map(|group| group.id);
+        if ready().count() < 2 {
+            return; // nobody to take turns with
+        }
+        let last = self.turns.get(&snapshot.device).copied();
+        let (holder, since) = match last {
+            Some((holder, since)) if now < since + self.turn && ready().any(|id| id == holder) => {
+                (holder, since)
+            }
+            // The next after the last holder, around.
+            last => {
+                let after = last.map(|(holder, _)| holder);
+                let next = ready().filter(|id| Some(*id) > after).min();
+                match next.or_else(|| ready().min()) {
+                    Some(next) => (next, now),
+                    None => return,
+                }
+            }
+        };
+        self.turns.insert(snapshot.device, (holder, since));
+        for (position, group) in snapshot.groups.iter().enumerate() {
+            if Some(group.priority) < snapshot.top_registered && group.id != holder {
+                decision.run(position, false);
+                decision.share(position, HwShare::Normal);
+            }
+        }
+        decision.ask_again(since + self.turn);
     }
 }
 
@@ -92,6 +150,41 @@ mod tests {
         check(&[(-256, true), (-255, true)], &[false, true]);
         check(&[(-256, true), (-256, false)], &[false, false]);
         check(&[], &[]);
+    }
+
+    #[test]
+    fn one_background_group_at_a_time_where_the_hardware_starves_two() {
+        const MS: Nanos = 1_000_000;
+        let mut policy = Hpf::default();
+        let mut check = |now, groups: &[(i32, bool)], expect: (&[bool], Option<Nanos>)| {
+            let got = testing::decide_on(true, &mut policy, now, &testing::groups(groups));
+            assert_eq!((&got.0[..], got.1), expect, "at {} ms", now / MS);
+        };
+        let busy = [(100, false), (-100, true), (-100, true), (-100, false)];
+        check(MS, &busy, (&[true, true, false, false], Some(51 * MS)));
+        check(50 * MS, &busy, (&[true, true, false, false], Some(51 * MS)));
+        check(
+            51 * MS,
+            &busy,
+            (&[true, false, true, false], Some(101 * MS)),
+        );
+        check(
+            101 * MS,
+            &busy,
+            (&[true, true, false, false], Some(151 * MS)),
+        );
+        // Alone it runs on; equals of the top class never take turns; the urgent one stops all.
+        check(
+            102 * MS,
+            &[(100, false), (-100, true), (-100, false)],
+            (&[true; 3], None),
+        );
+        check(103 * MS, &[(0, true), (0, true)], (&[true, true], None));
+        check(
+            104 * MS,
+            &[(100, true), (-100, true), (-100, true)],
+            (&[true, false, false], None),
+        );
     }
 
     #[track_caller]

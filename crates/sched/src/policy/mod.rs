@@ -71,6 +71,8 @@ pub struct UnknownPolicy(pub String);
 pub struct Snapshot<'a> {
     /// Which.
     pub device: DeviceId,
+    /// At most one group of [`HwShare::Background`] may execute there at a time, or they starve each other.
+    pub one_background: bool,
     /// The highest priority that any group registered there has, active or not; none where nobody may run.
     pub top_registered: Option<Priority>,
     /// Its active groups, in no order that means something. A group that has long been idle and may not run is parked:
@@ -240,6 +242,16 @@ pub(crate) mod testing {
         now: Nanos,
         groups: &[GroupView],
     ) -> (Vec<bool>, Option<Nanos>) {
+        decide_on(false, policy, now, groups)
+    }
+
+    /// The same on a device with or without the limit of one background group.
+    pub(crate) fn decide_on(
+        one_background: bool,
+        policy: &mut dyn Policy,
+        now: Nanos,
+        groups: &[GroupView],
+    ) -> (Vec<bool>, Option<Nanos>) {
         let mut decision = Decision {
             verdicts: vec![Verdict::default(); groups.len()],
             ..Decision::default()
@@ -251,6 +263,7 @@ pub(crate) mod testing {
             .max();
         let snapshot = Snapshot {
             device: DeviceId(0),
+            one_background,
             top_registered,
             groups,
             changed: &[],

@@ -19,7 +19,7 @@ use rustix::{
         sockopt::{Timeout, set_socket_timeout},
     },
 };
-use xsched_server::{Client, Daemon, ServeOptions};
+use xsched_server::{Client, Daemon, ServeOptions, api};
 use xsched_wire::{
     Admitted, Attributes, ControlBlock, FromScheduler, Hello, Hints, Level, QueueInfo, Share,
     ToScheduler,
@@ -65,10 +65,20 @@ impl TestDaemon {
         dir: tempfile::TempDir,
         adjust: impl FnOnce(&mut ServeOptions),
     ) -> TestDaemon {
+        Self::start_after(dir, adjust, |_| {})
+    }
+
+    /// `early` may connect and send, but the daemon sees it only afterwards.
+    pub(crate) fn start_after(
+        dir: tempfile::TempDir,
+        adjust: impl FnOnce(&mut ServeOptions),
+        early: impl FnOnce(&Path),
+    ) -> TestDaemon {
         let socket = dir.path().join("x.sock");
         let mut options = options(&socket);
         adjust(&mut options);
         let daemon = Daemon::bind(options).unwrap();
+        early(&socket);
         let (stop, stopped) = UnixStream::pair().unwrap();
         TestDaemon {
             socket,
@@ -108,6 +118,15 @@ impl Drop for TestDaemon {
     }
 }
 
+/// What the daemon lists.
+pub(crate) fn queues(daemon: &TestDaemon) -> Vec<api::Queue> {
+    daemon
+        .api()
+        .get::<api::Queues>(api::path::QUEUES)
+        .unwrap()
+        .queues
+}
+
 /// A connected socket that has said nothing.
 pub(crate) fn connect_to(socket: &Path) -> OwnedFd {
     let flags = SocketFlags::CLOEXEC;
@@ -131,6 +150,7 @@ pub(crate) fn queue_info(slot: u16, device: &str) -> QueueInfo {
         device: device.into(),
         hints: Hints::default(),
         attributes: Attributes {
+            one_background: false,
             level: Level::Lv1,
             max_level: Level::Lv3,
             reason: Some("a test".into()),
