@@ -1,0 +1,288 @@
+//! Graphs: nodes with dependencies, and the executable form that launches submit.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use super::{
+    abi::Handle,
+    driver::{Mark, Tables},
+    result::{GRAPH_UPDATE_FAILURE, INVALID_VALUE, Result},
+};
+use crate::core::work::Work;
+
+/// `CUgraphNodeType`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub(super) enum NodeKind {
+    Kernel = 0,
+    Memcpy = 1,
+    Memset = 2,
+    Host = 3,
+    Graph = 4,
+    Empty = 5,
+    WaitEvent = 6,
+    EventRecord = 7,
+    MemoryAllocation = 10,
+    MemoryFree = 11,
+    BatchMemoryOperation = 12,
+}
+
+/// What a node does.
+#[derive(Clone, Debug)]
+pub(super) enum Body {
+    /// In this order; nothing = an empty node.
+    Work(Vec<Work>),
+    Child(Arc<Flat>),
+    Record(Handle),
+    WaitEvent(Handle),
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Node {
+    pub(super) kind: NodeKind,
+    pub(super) body: Body,
+    /// Nodes that come before.
+    pub(super) after: Vec<Handle>,
+}
+
+/// By handle, so in the order of creation.
+#[derive(Clone, Default)]
+pub(super) struct Graph {
+    pub(super) nodes: BTreeMap<Handle, Node>,
+}
+
+/// A graph in an order in which it can be executed; independent of the graph that it came from.
+#[derive(Debug)]
+pub(super) struct Flat {
+    pub(super) nodes: Vec<FlatNode>,
+}
+
+#[derive(Debug)]
+pub(super) struct FlatNode {
+    handle: Handle,
+    pub(super) kind: NodeKind,
+    pub(super) body: Body,
+    /// Indices of nodes that come before.
+    pub(super) after: Vec<usize>,
+}
+
+pub(super) struct Executable {
+    flat: Arc<Flat>,
+    last: Option<Mark>,
+}
+
+/// Why an executable graph could not take over another graph: `CUgraphExecUpdateResult`, and where.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Misfit {
+    pub(super) result: u32,
+    pub(super) node: Handle,
+}
+
+const TOPOLOGY_CHANGED: u32 = 2;
+const NODE_TYPE_CHANGED: u32 = 3;
+
+impl Graph {
+    /// An error if the dependencies form a circle.
+    pub(super) fn flatten(&self) -> Result<Flat> {
+        let mut done: HashMap<Handle, usize> = HashMap::new();
+        let mut nodes = Vec::new();
+        while nodes.len() < self.nodes.len() {
+            let before = nodes.len();
+            for (&handle, node) in &self.nodes {
+                let after: Option<Vec<_>> = node
+                    .after
+                    .iter()
+                    .map(|node| done.get(node).copied())
+                    .collect();
+                if let Some(after) = after.filter(|_| !done.contains_key(&handle)) {
+                    done.insert(handle, nodes.len());
+                    nodes.push(FlatNode {
+                        handle,
+                        kind: node.kind,
+                        body: node.body.clone(),
+                        after,
+                    });
+                }
+            }
+            if nodes.len() == before {
+                return Err(INVALID_VALUE);
+            }
+        }
+        Ok(Flat { nodes })
+    }
+}
+
+impl Flat {
+    /// Whether `other` has the same shape, so that a launch may execute it instead.
+    fn fits(&self, other: &Self) -> std::result::Result<(), Misfit> {
+        let misfit = |result, node| Err(Misfit { result, node });
+        if self.nodes.len() != other.nodes.len() {
+            return misfit(TOPOLOGY_CHANGED, 0);
+        }
+        for (mine, theirs) in self.nodes.iter().zip(&other.nodes) {
+            if mine.kind != theirs.kind {
+                return misfit(NODE_TYPE_CHANGED, theirs.handle);
+            }
+            if mine.after != theirs.after {
+                return misfit(TOPOLOGY_CHANGED, theirs.handle);
+            }
+            match (&mine.body, &theirs.body) {
+                (Body::Child(mine), Body::Child(theirs)) => mine.fits(theirs)?,
+                (Body::Work(mine), Body::Work(other)) if mine.len() != other.len() => {
+                    return misfit(TOPOLOGY_CHANGED, theirs.handle);
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Events that nodes wait for.
+    fn waits(&self, list: &mut Vec<Handle>) {
+        for node in &self.nodes {
+            match &node.body {
+                Body::WaitEvent(event) => list.push(*event),
+                Body::Child(child) => child.waits(list),
+                Body::Work(_) | Body::Record(_) => {}
+            }
+        }
+    }
+}
+
+impl Tables {
+    pub(super) fn instantiate(&mut self, graph: Handle) -> Result<Handle> {
+        let flat = Arc::new(self.graph(graph)?.flatten()?);
+        let handle = self.handle();
+        self.executables
+            .insert(handle, Executable { flat, last: None });
+        Ok(handle)
+    }
+
+    /// Makes the executable do what `graph` does; the misfit if it cannot.
+    pub(super) fn update(
+        &mut self,
+        executable: Handle,
+        graph: Handle,
+    ) -> Result<std::result::Result<(), Misfit>> {
+        let flat = self.graph(graph)?.flatten()?;
+        let executable = self.executables.get_mut(&executable).ok_or(INVALID_VALUE)?;
+        let verdict = executable.flat.fits(&flat);
+        if verdict.is_ok() {
+            // Launches under way keep what they were launched with.
+            executable.flat = Arc::new(flat);
+        }
+        Ok(verdict)
+    }
+
+    pub(super) fn flat(&self, executable: Handle) -> Result<Arc<Flat>> {
+        let executable = self.executables.get(&executable).ok_or(INVALID_VALUE)?;
+        Ok(Arc::clone(&executable.flat))
+    }
+
+    pub(super) fn last_launch(&self, executable: Handle) -> Result<Option<Mark>> {
+        let executable = self.executables.get(&executable).ok_or(INVALID_VALUE)?;
+        Ok(executable.last.clone())
+    }
+
+    pub(super) fn launched(&mut self, executable: Handle, mark: Mark) {
+        if let Some(executable) = self.executables.get_mut(&executable) {
+            executable.last = Some(mark);
+        }
+    }
+
+    /// The events that the graph's nodes wait for, where recorded.
+    pub(super) fn event_marks(&self, flat: &Flat) -> Vec<(Handle, Mark)> {
+        let mut waits = Vec::new();
+        flat.waits(&mut waits);
+        let known = waits.into_iter().filter_map(|event| {
+            let mark = self.events.get(&event)?.mark.clone()?;
+            Some((event, mark))
+        });
+        known.collect()
+    }
+
+    /// Adds a node to a graph that the client builds itself.
+    pub(super) fn add_node(
+        &mut self,
+        graph: Handle,
+        kind: NodeKind,
+        body: Body,
+        after: Vec<Handle>,
+    ) -> Result<Handle> {
+        let node = self.handle();
+        let nodes = &mut self.graph(graph)?.nodes;
+        if after.iter().any(|node| !nodes.contains_key(node)) {
+            return Err(INVALID_VALUE);
+        }
+        nodes.insert(node, Node { kind, body, after });
+        Ok(node)
+    }
+
+    /// The node, in whichever graph.
+    pub(super) fn node(&mut self, handle: Handle) -> Result<&mut Node> {
+        let mut graphs = self.graphs.values_mut();
+        let node = graphs.find_map(|graph| graph.nodes.get_mut(&handle));
+        node.ok_or(INVALID_VALUE)
+    }
+}
+
+/// What a refused update returns.
+pub(super) const REFUSED: super::result::Error = GRAPH_UPDATE_FAILURE;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn graph(nodes: &[(Handle, NodeKind, &[Handle])]) -> Graph {
+        let node = |kind, after: &[Handle]| Node {
+            kind,
+            body: Body::Work(Vec::new()),
+            after: after.to_vec(),
+        };
+        let nodes = nodes.iter();
+        let nodes = nodes.map(|&(handle, kind, after)| (handle, node(kind, after)));
+        Graph {
+            nodes: nodes.collect(),
+        }
+    }
+
+    use NodeKind::{Empty, Kernel};
+
+    #[test]
+    fn dependencies_come_first_and_circles_are_refused() {
+        let flat = graph(&[(1, Kernel, &[3]), (2, Kernel, &[1]), (3, Kernel, &[])]);
+        let order: Vec<_> = flat
+            .flatten()
+            .unwrap()
+            .nodes
+            .iter()
+            .map(|n| n.handle)
+            .collect();
+        assert_eq!(order, [3, 1, 2]);
+        let circle = graph(&[(1, Kernel, &[2]), (2, Kernel, &[1])]);
+        assert_eq!(circle.flatten().err(), Some(INVALID_VALUE));
+    }
+
+    #[test]
+    fn an_update_must_keep_the_shape() {
+        let check = |other: Graph, expected| {
+            let one = graph(&[(1, Kernel, &[]), (2, Kernel, &[1])])
+                .flatten()
+                .unwrap();
+            let verdict = one.fits(&other.flatten().unwrap());
+            assert_eq!(verdict.err().map(|misfit| misfit.result), expected);
+        };
+        check(graph(&[(11, Kernel, &[]), (12, Kernel, &[11])]), None);
+        check(
+            graph(&[(11, Kernel, &[]), (12, Kernel, &[])]),
+            Some(TOPOLOGY_CHANGED),
+        );
+        check(
+            graph(&[(11, Kernel, &[]), (12, Empty, &[11])]),
+            Some(NODE_TYPE_CHANGED),
+        );
+        check(graph(&[(11, Kernel, &[])]), Some(TOPOLOGY_CHANGED));
+    }
+}
