@@ -1,9 +1,9 @@
 //! XQueue: our handle on one hw queue, which a scheduler can suspend and resume.
 //!
 //! Reading order: [`hw`] (what a platform provides), [`admission`] (the hot path: what holds a
-//! command back), `marks` (what is over), [`queue`] (the handle), `launcher` (explicit submission), [`link`] (the way
-//! to whoever schedules). No I/O and no scheduler knowledge here; a queue whose link leads
-//! nowhere passes everything through.
+//! command back), `marks` (what is over), [`queue`] (the handle), `launcher` (explicit submission),
+//! [`link`] (the way to whoever schedules). No I/O and no scheduler knowledge here; a queue whose
+//! link leads nowhere passes everything through.
 
 #![forbid(unsafe_code)]
 
