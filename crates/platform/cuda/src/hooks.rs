@@ -64,13 +64,28 @@ fn submit(stream: CUstream, flavour: Flavour, call: impl FnOnce() -> CUresult) -
     }
 }
 
-/// Work that the stream executes before the call returns.
+/// Work that the stream has executed when the call returns, and everything before it.
 fn submit_and_wait(
     stream: CUstream,
     flavour: Flavour,
     call: impl FnOnce() -> CUresult,
 ) -> CUresult {
-    submit(stream, flavour, || synchronize(stream, flavour, call))
+    let Some(entry) = streams::find_or_create(stream, flavour) else {
+        return call();
+    };
+    let pass = entry.queue.admit();
+    let number = pass.number();
+    // Nobody else's command is on its way to the driver, so the call covers all before it.
+    let covers_all = entry.queue.slot().block.forwarded_count() + 1 == number;
+    let result = call();
+    drop(pass);
+    if result == CUDA_SUCCESS && covers_all {
+        let point = entry.queue.begin_synchronize();
+        entry
+            .queue
+            .end_synchronize(point.filter(|point| point.number() == number));
+    }
+    result
 }
 
 /// A wait for, or a look at, everything that the stream has.
@@ -139,21 +154,25 @@ fn stream_of(config: *const CUlaunchConfig) -> CUstream {
     unsafe { (*config).stream }
 }
 
-// Blocking copies and fills: on the default stream, over when the call returns.
-macro_rules! blocking {
-    ($table:ident; $($name:ident / $ptds:ident / $symbol:literal / $symbol_ptds:literal
+// Copies and fills on the default stream. Of these only a copy to the host is over for certain when
+// the call returns; the others may only have been handed over (CUDA, "API synchronization behavior").
+macro_rules! on_default_stream {
+    ($table:ident, $around:ident; $($name:ident / $ptds:ident / $symbol:literal / $symbol_ptds:literal
         ($($arg:ident: $kind:ty),*);)*) => {
         hooks! { $table;
-            $($name / $symbol ($($arg: $kind),*) = |call| submit_and_wait(std::ptr::null_mut(), Legacy, call);
-              $ptds / $symbol_ptds ($($arg: $kind),*) = |call| submit_and_wait(std::ptr::null_mut(), PerThread, call);)*
+            $($name / $symbol ($($arg: $kind),*) = |call| $around(std::ptr::null_mut(), Legacy, call);
+              $ptds / $symbol_ptds ($($arg: $kind),*) = |call| $around(std::ptr::null_mut(), PerThread, call);)*
         }
     };
 }
 
-blocking! { BLOCKING;
+on_default_stream! { TO_HOST, submit_and_wait;
+    cuMemcpyDtoH_v2 / cuMemcpyDtoH_v2_ptds / c"cuMemcpyDtoH_v2" / c"cuMemcpyDtoH_v2_ptds" (to: Opaque, from: CUdeviceptr, bytes: usize);
+}
+
+on_default_stream! { BLOCKING, submit;
     cuMemcpy / cuMemcpy_ptds / c"cuMemcpy" / c"cuMemcpy_ptds" (to: CUdeviceptr, from: CUdeviceptr, bytes: usize);
     cuMemcpyHtoD_v2 / cuMemcpyHtoD_v2_ptds / c"cuMemcpyHtoD_v2" / c"cuMemcpyHtoD_v2_ptds" (to: CUdeviceptr, from: Opaque, bytes: usize);
-    cuMemcpyDtoH_v2 / cuMemcpyDtoH_v2_ptds / c"cuMemcpyDtoH_v2" / c"cuMemcpyDtoH_v2_ptds" (to: Opaque, from: CUdeviceptr, bytes: usize);
     cuMemcpyDtoD_v2 / cuMemcpyDtoD_v2_ptds / c"cuMemcpyDtoD_v2" / c"cuMemcpyDtoD_v2_ptds" (to: CUdeviceptr, from: CUdeviceptr, bytes: usize);
     cuMemcpy2D_v2 / cuMemcpy2D_v2_ptds / c"cuMemcpy2D_v2" / c"cuMemcpy2D_v2_ptds" (copy: Opaque);
     cuMemcpy2DUnaligned_v2 / cuMemcpy2DUnaligned_v2_ptds / c"cuMemcpy2DUnaligned_v2" / c"cuMemcpy2DUnaligned_v2_ptds" (copy: Opaque);
@@ -209,7 +228,7 @@ const LOOKUP: &[Hook] = &[
 
 /// Every hook.
 pub(crate) fn all() -> impl Iterator<Item = &'static Hook> {
-    [SUBMITTING, BLOCKING, WAITING, LIFE, LOOKUP]
+    [SUBMITTING, TO_HOST, BLOCKING, WAITING, LIFE, LOOKUP]
         .into_iter()
         .flatten()
 }
