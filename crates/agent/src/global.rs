@@ -20,7 +20,7 @@ use xsched_wire::{
 
 use crate::{
     log,
-    shared::{Shared, hush, short},
+    shared::{NO_FD, Shared, hush, short},
 };
 
 /// Between attempts to reach a daemon.
@@ -31,10 +31,6 @@ const RETRY_REFUSED: Duration = Duration::from_secs(5);
 const HELLO_TIMEOUT: Duration = Duration::from_secs(1);
 /// Heartbeats that may be missed.
 const MISSED_BEATS: u32 = 4;
-/// How often heartbeat and idleness are looked at: quiet, and while a queue has work.
-const TICK: Duration = Duration::from_millis(100);
-const TICK_BUSY: Duration = Duration::from_millis(10);
-
 /// Why there is no session.
 enum Failure {
     /// Nobody listens.
@@ -119,7 +115,7 @@ impl<'a> SessionSocket<'a> {
 
 impl Drop for SessionSocket<'_> {
     fn drop(&mut self) {
-        self.note.store(-1, Ordering::SeqCst);
+        self.note.store(NO_FD, Ordering::SeqCst);
     }
 }
 
@@ -189,11 +185,7 @@ impl<'a> Session<'a> {
         let mut beat = self.shared.layout().heartbeat();
         let mut beat_seen = Instant::now();
         loop {
-            let tick = if self.shared.any_ready() {
-                TICK_BUSY
-            } else {
-                TICK
-            };
+            let tick = self.shared.tick();
             wait(&[self.socket.as_fd(), self.shared.wake_fd()], tick);
             hush(self.shared.wake_fd());
             if let Err(loss) = self.obey().and_then(|()| self.report()) {

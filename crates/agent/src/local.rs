@@ -11,15 +11,11 @@ use xsched_wire::{Hints, Share, State, ToScheduler};
 use crate::{
     global::wait,
     log,
-    shared::{Shared, hush},
+    shared::{Shared, TICK, hush},
 };
 
 /// The only process that a local scheduler knows.
 const SELF: ProcessId = ProcessId(1);
-/// As in a daemon session.
-const TICK: Duration = Duration::from_millis(100);
-const TICK_BUSY: Duration = Duration::from_millis(10);
-
 /// Runs until the process ends.
 pub(crate) fn run(shared: &Shared, policy: Option<&str>) {
     let config = match policy.map(policy::by_name) {
@@ -71,11 +67,7 @@ struct Local<'a> {
 
 impl Local<'_> {
     fn turn(&mut self) {
-        let tick = if self.shared.any_ready() {
-            TICK_BUSY
-        } else {
-            TICK
-        };
+        let tick = self.shared.tick();
         let until_timer = self.engine.next_timer().map_or(tick, |at| {
             Duration::from_nanos(at.saturating_sub(self.now()))
         });

@@ -8,6 +8,7 @@ use std::{
         Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, AtomicI32, AtomicU16, Ordering},
     },
+    time::Duration,
 };
 
 use rustix::event::{EventfdFlags, eventfd};
@@ -21,8 +22,11 @@ use xsched_xqueue::{Link, Managed, Slot};
 
 use crate::AttachError;
 
+/// How often heartbeat, progress and idleness are looked at: quiet, and while a queue has work.
+pub(crate) const TICK: Duration = Duration::from_millis(100);
+const TICK_BUSY: Duration = Duration::from_millis(10);
 /// No session socket.
-const NO_FD: i32 = -1;
+pub(crate) const NO_FD: i32 = -1;
 
 pub(crate) struct Shared {
     pub(crate) settings: Settings,
@@ -221,7 +225,12 @@ impl Shared {
         self.state().live.get(&slot)?.managed.upgrade()
     }
 
-    pub(crate) fn any_ready(&self) -> bool {
+    /// When the agent's thread should next look after the queues.
+    pub(crate) fn tick(&self) -> Duration {
+        if self.any_ready() { TICK_BUSY } else { TICK }
+    }
+
+    fn any_ready(&self) -> bool {
         let state = self.state();
         let mut blocks = state
             .live

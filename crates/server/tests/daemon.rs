@@ -5,7 +5,7 @@ mod common;
 use std::{
     io::{BufRead, BufReader},
     path::Path,
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     time::Duration,
 };
 
@@ -89,15 +89,7 @@ fn a_signal_ends_it_in_order() {
     for signal in [Signal::TERM, Signal::INT] {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("x.sock");
-        let mut process = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "daemon_process", "--nocapture"])
-            .env("DAEMON_SOCKET", &socket)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
-        let is_ready = |line: std::io::Result<String>| line.unwrap().contains("DAEMON READY");
-        assert!(lines.any(is_ready));
+        let (mut process, _output) = start_process(&socket);
         let client = RawClient::join_at(&socket, "one", None);
         kill_process(Pid::from_child(&process), signal).unwrap();
         assert!(process.wait().unwrap().success());
@@ -110,20 +102,26 @@ fn a_signal_ends_it_in_order() {
 fn a_killed_daemon_leaves_a_socket_that_the_next_one_takes() {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("x.sock");
-    let mut process = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "daemon_process", "--nocapture"])
-        .env("DAEMON_SOCKET", &socket)
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
-    assert!(lines.any(|line| line.unwrap().contains("DAEMON READY")));
+    let (mut process, _output) = start_process(&socket);
     process.kill().unwrap();
     process.wait().unwrap();
     assert!(socket.exists());
     let next = TestDaemon::start_in(dir, |_| {});
     let (high, low) = high_and_low(&next);
     check_scheduled(&high, &low);
+}
+
+/// A daemon in a process of its own that serves already, and the output that it may go on writing.
+fn start_process(socket: &Path) -> (Child, impl Sized + use<>) {
+    let mut process = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "daemon_process", "--nocapture"])
+        .env("DAEMON_SOCKET", socket)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().contains("DAEMON READY")));
+    (process, lines)
 }
 
 /// The role of a process that other tests start.

@@ -206,7 +206,7 @@ hooks! { LIFE;
     cuStreamEndCapture / c"cuStreamEndCapture" (stream: CUstream, graph: Opaque) = streams::end_capture;
     cuStreamEndCapture_ptsz / c"cuStreamEndCapture_ptsz" (stream: CUstream, graph: Opaque) = streams::end_capture;
     cuStreamDestroy_v2 / c"cuStreamDestroy_v2" (stream: CUstream) = |call| streams::destroy(stream, call);
-    cuCtxDestroy_v2 / c"cuCtxDestroy_v2" (context: CUcontext) = |call| streams::destroy_context(Some(context), call);
+    cuCtxDestroy_v2 / c"cuCtxDestroy_v2" (context: CUcontext) = |call| streams::destroy_context(context, call);
     cuDevicePrimaryCtxReset_v2 / c"cuDevicePrimaryCtxReset_v2" (device: CUdevice) = |call| streams::destroy_device(device, call);
     cuDevicePrimaryCtxRetain / c"cuDevicePrimaryCtxRetain" (place: Opaque, device: CUdevice) = |call| timeslice::creating(device, call);
     cuCtxCreate_v2 / c"cuCtxCreate_v2" (place: Opaque, flags: u32, device: CUdevice) = |call| timeslice::creating(device, call);

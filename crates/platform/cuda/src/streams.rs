@@ -293,13 +293,9 @@ pub(crate) fn destroy(stream: CUstream, call: impl FnOnce() -> CUresult) -> CUre
 }
 
 /// Around the end of a context.
-pub(crate) fn destroy_context(
-    context: Option<CUcontext>,
-    call: impl FnOnce() -> CUresult,
-) -> CUresult {
+pub(crate) fn destroy_context(context: CUcontext, call: impl FnOnce() -> CUresult) -> CUresult {
     if state::is_active() {
-        let context = context.unwrap_or_else(driver::current_context) as usize;
-        retire(|entry| entry.context == context);
+        retire(|entry| entry.context == context as usize);
     }
     call()
 }

@@ -34,8 +34,7 @@ pub(crate) const CU_STREAM_CAPTURE_STATUS_NONE: i32 = 0;
 
 pub(crate) const CU_DEVICE_ATTRIBUTE_MPS_ENABLED: i32 = 133;
 
-/// `CU_GET_PROC_ADDRESS_PER_THREAD_DEFAULT_STREAM` and friends are not needed: functions are told
-/// apart by address.
+/// Arguments of `cuLaunchKernelEx`.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct CUlaunchConfig {

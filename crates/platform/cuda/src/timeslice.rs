@@ -171,24 +171,22 @@ pub(crate) fn set_share(device: CUdevice, share: Share) -> Result<(), String> {
 pub(crate) fn tend(device: CUdevice) {
     let mut groups = groups();
     let now = Instant::now();
-    let due =
-        |background: &&mut Background| background.device == device && background.look_at <= now;
-    let Some(background) = groups.background.iter_mut().find(due) else {
+    let due = |background: &Background| background.device == device && background.look_at <= now;
+    let Some(index) = groups.background.iter().position(due) else {
         return;
     };
-    background.pause = (background.pause * 2).min(LAST_LOOK);
-    background.look_at = now + background.pause;
-    let mut changed = false;
+    let mut pause = (groups.background[index].pause * 2).min(LAST_LOOK);
     for group in groups.of(device) {
         if group.get() != Ok(BACKGROUND_US) {
-            changed = true;
+            pause = FIRST_LOOK;
             let _ = group.set(BACKGROUND_US);
         }
     }
-    if changed && let Some(background) = groups.background.iter_mut().find(|b| b.device == device) {
-        background.pause = FIRST_LOOK;
-        background.look_at = now + FIRST_LOOK;
-    }
+    groups.background[index] = Background {
+        device,
+        look_at: now + pause,
+        pause,
+    };
 }
 
 impl Groups {

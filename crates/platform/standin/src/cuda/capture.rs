@@ -63,13 +63,7 @@ impl Driver {
             })
             .map(|(&id, _)| id)
             .collect();
-        if hit.is_empty() {
-            return Ok(());
-        }
-        for capture in hit {
-            tables.invalidate_capture(capture);
-        }
-        Err(CAPTURE_UNSUPPORTED)
+        tables.refuse_for(hit)
     }
 
     /// For calls on a whole context, illegal while any of its streams is capturing.
@@ -80,13 +74,7 @@ impl Driver {
             .filter(|(_, capture)| capture.context == context)
             .map(|(&id, _)| id)
             .collect();
-        if hit.is_empty() {
-            return Ok(());
-        }
-        for capture in hit {
-            tables.invalidate_capture(capture);
-        }
-        Err(CAPTURE_UNSUPPORTED)
+        tables.refuse_for(hit)
     }
 
     /// For calls on a stream that are illegal while it is capturing, or, for the legacy stream,
@@ -249,6 +237,17 @@ impl Tables {
         if let Some(capture) = capture {
             self.invalidate_capture(capture);
         }
+    }
+
+    /// Refuses a call that would spoil these captures, and invalidates them.
+    fn refuse_for(&mut self, captures: Vec<Handle>) -> Result<()> {
+        if captures.is_empty() {
+            return Ok(());
+        }
+        for capture in captures {
+            self.invalidate_capture(capture);
+        }
+        Err(CAPTURE_UNSUPPORTED)
     }
 
     pub(super) fn invalidate_capture(&mut self, capture: Handle) {
