@@ -376,20 +376,11 @@ fn the_daemon_is_a_stranger_to_the_program_that_started_it() {
     wait_until(|| home.daemon().is_some(), PATIENCE);
     let daemon = home.daemon().unwrap();
 
-    let [parent, session, terminal] = {
-        let stat = fs::read_to_string(format!("/proc/{daemon}/stat")).unwrap();
-        let fields: Vec<i64> = stat.rsplit(") ").next().unwrap()[2..]
-            .split(' ')
-            .map_while(|n| n.parse().ok())
-            .collect();
-        [fields[0], fields[2], fields[3]]
-    };
+    // Read from /proc for both: a leader outside the namespace is 0 there, and a panic in `getsid`.
+    let [parent, session, terminal] = lineage(daemon);
+    let [_, shell_session, _] = lineage(program.pid());
     assert_ne!(parent, i64::from(program.pid()), "`wait` must not find it");
-    let ours = rustix::process::getsid(None)
-        .unwrap()
-        .as_raw_nonzero()
-        .get();
-    assert_ne!(session, i64::from(ours));
+    assert_ne!(session, shell_session);
     assert_eq!(terminal, 0);
 
     let open: Vec<PathBuf> = fs::read_dir(format!("/proc/{daemon}/fd"))
@@ -403,6 +394,16 @@ fn the_daemon_is_a_stranger_to_the_program_that_started_it() {
     );
     let program_has = fs::read_link(format!("/proc/{}/fd/9", program.pid())).unwrap();
     assert_eq!(program_has, lock, "but the program keeps what it was given");
+}
+
+/// Parent, session and controlling terminal of a process, as `/proc/PID/stat` numbers them (`proc(5)`).
+fn lineage(pid: u32) -> [i64; 3] {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<i64> = stat.rsplit(") ").next().unwrap()[2..]
+        .split(' ')
+        .map_while(|n| n.parse().ok())
+        .collect();
+    [fields[0], fields[2], fields[3]]
 }
 
 /// A home without a daemon. Its guard ends the daemon that came up there.
