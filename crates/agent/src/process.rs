@@ -79,7 +79,18 @@ pub(crate) fn publish(cell: &AtomicPtr<Shared>, fresh: Arc<Shared>) -> Arc<Share
     load(cell).unwrap_or(fresh)
 }
 
-/// Blocks every signal in this thread until it is dropped. Threads made meanwhile have them
+/// What a thread does to itself. Blocked, such a signal kills the process past its handler: a
+/// sandbox answers system calls by one.
+const OF_THE_THREAD_ITSELF: [i32; 6] = [
+    libc::SIGSEGV,
+    libc::SIGBUS,
+    libc::SIGFPE,
+    libc::SIGILL,
+    libc::SIGTRAP,
+    libc::SIGSYS,
+];
+
+/// Blocks every other signal in this thread until it is dropped. Threads made meanwhile have them
 /// blocked for ever, so that the host program's handlers run on its own threads.
 pub(crate) struct BlockedSignals {
     before: libc::sigset_t,
@@ -92,6 +103,10 @@ impl BlockedSignals {
             unsafe { std::mem::zeroed::<(libc::sigset_t, libc::sigset_t)>() };
         // SAFETY: a valid place for the result.
         unsafe { libc::sigfillset(&mut all) };
+        for signal in OF_THE_THREAD_ITSELF {
+            // SAFETY: a valid set and the number of a signal.
+            unsafe { libc::sigdelset(&mut all, signal) };
+        }
         // SAFETY: valid sets; changes this thread only.
         unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut before) };
         BlockedSignals { before }
