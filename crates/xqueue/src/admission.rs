@@ -11,6 +11,8 @@
 //! "Due" is one number, `attention`: the next command that the slow path wants to see. Threads
 //! that submit to one queue at once agree by compare-and-swap on it who places the mark or gate.
 
+use std::sync::{Mutex, PoisonError};
+
 use xsched_wire::{
     Level,
     sync::{AtomicU32, AtomicU64, Ordering},
@@ -19,7 +21,7 @@ use xsched_wire::{
 use crate::{
     hw::{HwError, HwQueue},
     link::Slot,
-    marks::Marks,
+    marks::{Mark, Marks},
 };
 
 /// Commands in flight while the gate is closed, after which admission waits: drivers block at
@@ -70,8 +72,9 @@ pub(crate) struct Admission {
     gate_interval: u32,
     /// The next command number that the slow path wants to see.
     attention: AtomicU64,
-    /// The last command that found the gate closed.
-    last_held: AtomicU64,
+    /// Stands behind the last gate that was placed while closed: once it is reached, that gate
+    /// holds nothing any more.
+    behind_gate: Mutex<Option<Mark>>,
 }
 
 impl Admission {
@@ -84,7 +87,7 @@ impl Admission {
             batch: AtomicU32::new(batch),
             gate_interval: gate_interval.max(1),
             attention: AtomicU64::new(u64::MAX),
-            last_held: AtomicU64::new(0),
+            behind_gate: Mutex::new(None),
         }
     }
 
@@ -183,13 +186,19 @@ impl Admission {
                 Ok(())
             };
         }
-        // Unless the command before this one was held as well, the gate has closed in between, and
-        // the last gate in the queue may have been passed.
-        let held_before = self.last_held.swap(number, Ordering::Relaxed);
-        if due || held_before + 1 != number {
+        let mut behind_gate = self
+            .behind_gate
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let stands = behind_gate.is_some_and(|mark| !self.marks.is_reached(mark, self.slot));
+        if due || !stands {
             hw.gate(self.slot.block)?;
+            *behind_gate = Some(self.marks.place(hw, self.slot)?);
         }
-        let in_flight = self.slot.block.forwarded_count() - self.marks.done(self.slot);
+        drop(behind_gate);
+        // Others submit meanwhile: what is done may be more than what was counted before.
+        let forwarded = self.slot.block.forwarded_count();
+        let in_flight = forwarded.saturating_sub(self.marks.done(self.slot));
         if in_flight >= BEHIND_GATE {
             self.slot.block.wait_open();
         }
