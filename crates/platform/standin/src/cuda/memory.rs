@@ -51,6 +51,11 @@ impl Array {
     pub(super) fn length(&self) -> usize {
         self.pitch * self.height
     }
+
+    fn holds(&self, address: Address) -> bool {
+        let start = self.start().value();
+        (start..start + self.length()).contains(&address.value())
+    }
 }
 
 impl Tables {
@@ -68,7 +73,9 @@ impl Tables {
 
     /// What is known about memory; nothing = pageable host memory, which the device cannot reach.
     pub(super) fn kind(&self, address: Address, length: usize) -> Option<Kind> {
-        self.range(address, length).map(|range| range.kind)
+        let known = self.range(address, length).map(|range| range.kind);
+        let in_array = || self.arrays.values().any(|array| array.holds(address));
+        known.or_else(|| in_array().then_some(Kind::Device))
     }
 
     /// Drops what is known about the range that begins at `start`.
