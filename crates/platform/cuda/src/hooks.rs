@@ -117,6 +117,7 @@ submitting! { SUBMITTING;
     cuLaunchKernelEx / cuLaunchKernelEx_ptsz / c"cuLaunchKernelEx" / c"cuLaunchKernelEx_ptsz" (config: *const CUlaunchConfig, f: Opaque, params: Opaque, extra: Opaque) on stream_of(config);
     cuLaunchCooperativeKernel / cuLaunchCooperativeKernel_ptsz / c"cuLaunchCooperativeKernel" / c"cuLaunchCooperativeKernel_ptsz" (f: Opaque, gx: u32, gy: u32, gz: u32, bx: u32, by: u32, bz: u32, shared: u32, stream: CUstream, params: Opaque) on stream;
     cuLaunchHostFunc / cuLaunchHostFunc_ptsz / c"cuLaunchHostFunc" / c"cuLaunchHostFunc_ptsz" (stream: CUstream, function: Opaque, data: Opaque) on stream;
+    cuStreamAddCallback / cuStreamAddCallback_ptsz / c"cuStreamAddCallback" / c"cuStreamAddCallback_ptsz" (stream: CUstream, function: Opaque, data: Opaque, flags: u32) on stream;
     cuGraphLaunch / cuGraphLaunch_ptsz / c"cuGraphLaunch" / c"cuGraphLaunch_ptsz" (exec: Opaque, stream: CUstream) on stream;
     cuMemcpyAsync / cuMemcpyAsync_ptsz / c"cuMemcpyAsync" / c"cuMemcpyAsync_ptsz" (to: CUdeviceptr, from: CUdeviceptr, bytes: usize, stream: CUstream) on stream;
     cuMemcpyPeerAsync / cuMemcpyPeerAsync_ptsz / c"cuMemcpyPeerAsync" / c"cuMemcpyPeerAsync_ptsz" (to: CUdeviceptr, to_context: CUcontext, from: CUdeviceptr, from_context: CUcontext, bytes: usize, stream: CUstream) on stream;
@@ -168,18 +169,28 @@ macro_rules! on_default_stream {
 
 on_default_stream! { TO_HOST, submit_and_wait;
     cuMemcpyDtoH_v2 / cuMemcpyDtoH_v2_ptds / c"cuMemcpyDtoH_v2" / c"cuMemcpyDtoH_v2_ptds" (to: Opaque, from: CUdeviceptr, bytes: usize);
+    cuMemcpyAtoH_v2 / cuMemcpyAtoH_v2_ptds / c"cuMemcpyAtoH_v2" / c"cuMemcpyAtoH_v2_ptds" (to: Opaque, from: Opaque, offset: usize, bytes: usize);
 }
 
 on_default_stream! { BLOCKING, submit;
     cuMemcpy / cuMemcpy_ptds / c"cuMemcpy" / c"cuMemcpy_ptds" (to: CUdeviceptr, from: CUdeviceptr, bytes: usize);
     cuMemcpyHtoD_v2 / cuMemcpyHtoD_v2_ptds / c"cuMemcpyHtoD_v2" / c"cuMemcpyHtoD_v2_ptds" (to: CUdeviceptr, from: Opaque, bytes: usize);
     cuMemcpyDtoD_v2 / cuMemcpyDtoD_v2_ptds / c"cuMemcpyDtoD_v2" / c"cuMemcpyDtoD_v2_ptds" (to: CUdeviceptr, from: CUdeviceptr, bytes: usize);
+    cuMemcpyPeer / cuMemcpyPeer_ptds / c"cuMemcpyPeer" / c"cuMemcpyPeer_ptds" (to: CUdeviceptr, to_context: CUcontext, from: CUdeviceptr, from_context: CUcontext, bytes: usize);
+    cuMemcpyHtoA_v2 / cuMemcpyHtoA_v2_ptds / c"cuMemcpyHtoA_v2" / c"cuMemcpyHtoA_v2_ptds" (to: Opaque, offset: usize, from: Opaque, bytes: usize);
+    cuMemcpyDtoA_v2 / cuMemcpyDtoA_v2_ptds / c"cuMemcpyDtoA_v2" / c"cuMemcpyDtoA_v2_ptds" (to: Opaque, offset: usize, from: CUdeviceptr, bytes: usize);
+    cuMemcpyAtoD_v2 / cuMemcpyAtoD_v2_ptds / c"cuMemcpyAtoD_v2" / c"cuMemcpyAtoD_v2_ptds" (to: CUdeviceptr, from: Opaque, offset: usize, bytes: usize);
+    cuMemcpyAtoA_v2 / cuMemcpyAtoA_v2_ptds / c"cuMemcpyAtoA_v2" / c"cuMemcpyAtoA_v2_ptds" (to: Opaque, to_offset: usize, from: Opaque, offset: usize, bytes: usize);
     cuMemcpy2D_v2 / cuMemcpy2D_v2_ptds / c"cuMemcpy2D_v2" / c"cuMemcpy2D_v2_ptds" (copy: Opaque);
     cuMemcpy2DUnaligned_v2 / cuMemcpy2DUnaligned_v2_ptds / c"cuMemcpy2DUnaligned_v2" / c"cuMemcpy2DUnaligned_v2_ptds" (copy: Opaque);
     cuMemcpy3D_v2 / cuMemcpy3D_v2_ptds / c"cuMemcpy3D_v2" / c"cuMemcpy3D_v2_ptds" (copy: Opaque);
+    cuMemcpy3DPeer / cuMemcpy3DPeer_ptds / c"cuMemcpy3DPeer" / c"cuMemcpy3DPeer_ptds" (copy: Opaque);
     cuMemsetD8_v2 / cuMemsetD8_v2_ptds / c"cuMemsetD8_v2" / c"cuMemsetD8_v2_ptds" (to: CUdeviceptr, value: u8, count: usize);
     cuMemsetD16_v2 / cuMemsetD16_v2_ptds / c"cuMemsetD16_v2" / c"cuMemsetD16_v2_ptds" (to: CUdeviceptr, value: u16, count: usize);
     cuMemsetD32_v2 / cuMemsetD32_v2_ptds / c"cuMemsetD32_v2" / c"cuMemsetD32_v2_ptds" (to: CUdeviceptr, value: u32, count: usize);
+    cuMemsetD2D8_v2 / cuMemsetD2D8_v2_ptds / c"cuMemsetD2D8_v2" / c"cuMemsetD2D8_v2_ptds" (to: CUdeviceptr, pitch: usize, value: u8, width: usize, height: usize);
+    cuMemsetD2D16_v2 / cuMemsetD2D16_v2_ptds / c"cuMemsetD2D16_v2" / c"cuMemsetD2D16_v2_ptds" (to: CUdeviceptr, pitch: usize, value: u16, width: usize, height: usize);
+    cuMemsetD2D32_v2 / cuMemsetD2D32_v2_ptds / c"cuMemsetD2D32_v2" / c"cuMemsetD2D32_v2_ptds" (to: CUdeviceptr, pitch: usize, value: u32, width: usize, height: usize);
 }
 
 hooks! { WAITING;
@@ -187,7 +198,8 @@ hooks! { WAITING;
     cuStreamSynchronize_ptsz / c"cuStreamSynchronize_ptsz" (stream: CUstream) = |call| synchronize(stream, PerThread, call);
     cuStreamQuery / c"cuStreamQuery" (stream: CUstream) = |call| synchronize(stream, Legacy, call);
     cuStreamQuery_ptsz / c"cuStreamQuery_ptsz" (stream: CUstream) = |call| synchronize(stream, PerThread, call);
-    cuCtxSynchronize / c"cuCtxSynchronize" () = streams::synchronize_context;
+    cuCtxSynchronize / c"cuCtxSynchronize" () = |call| streams::synchronize_context(std::ptr::null_mut(), call);
+    cuCtxSynchronize_v2 / c"cuCtxSynchronize_v2" (context: CUcontext) = |call| streams::synchronize_context(context, call);
     cuEventRecord / c"cuEventRecord" (event: CUevent, stream: CUstream) = |call| events::record(event, stream, Legacy, call);
     cuEventRecord_ptsz / c"cuEventRecord_ptsz" (event: CUevent, stream: CUstream) = |call| events::record(event, stream, PerThread, call);
     cuEventRecordWithFlags / c"cuEventRecordWithFlags" (event: CUevent, stream: CUstream, flags: u32) = |call| events::record(event, stream, Legacy, call);
@@ -208,6 +220,7 @@ hooks! { LIFE;
     cuStreamDestroy_v2 / c"cuStreamDestroy_v2" (stream: CUstream) = |call| streams::destroy(stream, call);
     cuCtxDestroy_v2 / c"cuCtxDestroy_v2" (context: CUcontext) = |call| streams::destroy_context(context, call);
     cuDevicePrimaryCtxReset_v2 / c"cuDevicePrimaryCtxReset_v2" (device: CUdevice) = |call| streams::destroy_device(device, call);
+    cuDevicePrimaryCtxRelease_v2 / c"cuDevicePrimaryCtxRelease_v2" (device: CUdevice) = |call| streams::destroy_device(device, call);
     cuDevicePrimaryCtxRetain / c"cuDevicePrimaryCtxRetain" (place: Opaque, device: CUdevice) = |call| timeslice::creating(device, call);
     cuCtxCreate_v2 / c"cuCtxCreate_v2" (place: Opaque, flags: u32, device: CUdevice) = |call| timeslice::creating(device, call);
     cuCtxCreate_v3 / c"cuCtxCreate_v3" (place: Opaque, params: Opaque, count: i32, flags: u32, device: CUdevice) = |call| timeslice::creating(device, call);

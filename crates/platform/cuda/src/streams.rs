@@ -300,7 +300,8 @@ pub(crate) fn destroy_context(context: CUcontext, call: impl FnOnce() -> CUresul
     call()
 }
 
-/// Around the reset of a device's primary context.
+/// Around the reset or release of a device's primary context. A stream that lives on, since others
+/// hold the context, too, comes back with its next command.
 pub(crate) fn destroy_device(device: CUdevice, call: impl FnOnce() -> CUresult) -> CUresult {
     if state::is_active() {
         retire(|entry| entry.device == device);
@@ -310,12 +311,16 @@ pub(crate) fn destroy_device(device: CUdevice, call: impl FnOnce() -> CUresult) 
 
 // ---- synchronizing, capturing ----
 
-/// Around a wait for everything in the current context.
-pub(crate) fn synchronize_context(call: impl FnOnce() -> CUresult) -> CUresult {
+/// Around a wait for everything in a context; null: the current one.
+pub(crate) fn synchronize_context(context: CUcontext, call: impl FnOnce() -> CUresult) -> CUresult {
     if !state::is_active() {
         return call();
     }
-    let context = driver::current_context() as usize;
+    let context = if context.is_null() {
+        driver::current_context() as usize
+    } else {
+        context as usize
+    };
     let points: Vec<_> = all()
         .filter(|entry| entry.context == context)
         .filter_map(|entry| Some((entry, entry.queue.begin_synchronize()?)))
