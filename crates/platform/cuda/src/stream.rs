@@ -154,9 +154,8 @@ impl HwQueue for Stream {
     }
 
     fn is_drained(&self) -> bool {
-        // From another thread a per-thread default stream would be that thread's; and during a
-        // capture even a question may be illegal.
-        if self.key.raw == CU_STREAM_PER_THREAD || streams::any_capture() {
+        // From another thread a per-thread default stream would be that thread's.
+        if self.key.raw == CU_STREAM_PER_THREAD {
             return false;
         }
         let context = self.context.lock().unwrap_or_else(PoisonError::into_inner);
@@ -165,7 +164,9 @@ impl HwQueue for Stream {
         };
         // SAFETY: the stream lives while the lock is held.
         let query = || driver::relaxed(|| unsafe { driver::stream_query(self.raw()) });
-        driver::with_context(context as CUcontext, query) == Some(CUDA_SUCCESS)
+        // During a capture even a question may be illegal.
+        let asked = streams::unless_capturing(|| driver::with_context(context as CUcontext, query));
+        asked.flatten() == Some(CUDA_SUCCESS)
     }
 
     fn mark(&self, block: &'static ControlBlock, value: u32) -> Result<(), HwError> {

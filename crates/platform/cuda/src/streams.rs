@@ -187,9 +187,13 @@ fn ask_capturing(stream: CUstream, flavour: Flavour) -> bool {
     asked != CUDA_SUCCESS || status != CU_STREAM_CAPTURE_STATUS_NONE
 }
 
-/// Whether any stream of the process is being captured.
-pub(crate) fn any_capture() -> bool {
-    CAPTURES.load(Ordering::Relaxed) != 0
+/// Held while the driver is asked what a capture would be spoiled by; none begins meanwhile.
+static ASKING: Mutex<()> = Mutex::new(());
+
+/// Asks the driver, unless any stream of the process is being captured.
+pub(crate) fn unless_capturing<T>(ask: impl FnOnce() -> T) -> Option<T> {
+    let _asking = ASKING.lock().unwrap_or_else(PoisonError::into_inner);
+    (CAPTURES.load(Ordering::SeqCst) == 0).then(ask)
 }
 
 // ---- coming ----
@@ -337,7 +341,9 @@ pub(crate) fn synchronize_context(context: CUcontext, call: impl FnOnce() -> CUr
 /// Around the beginning of a capture.
 pub(crate) fn begin_capture(call: impl FnOnce() -> CUresult) -> CUresult {
     // Counted before: the stream captures from inside the call on.
+    let asking = ASKING.lock().unwrap_or_else(PoisonError::into_inner);
     CAPTURES.fetch_add(1, Ordering::SeqCst);
+    drop(asking);
     let result = call();
     if result != CUDA_SUCCESS {
         CAPTURES.fetch_sub(1, Ordering::SeqCst);
