@@ -293,7 +293,13 @@ pub(crate) fn destroy(stream: CUstream, call: impl FnOnce() -> CUresult) -> CUre
     if state::is_active() && stream as usize > CU_STREAM_PER_THREAD {
         retire(|entry| entry.key.raw == stream as usize);
     }
-    call()
+    let captures = is_capturing(stream, Flavour::Legacy);
+    let result = call();
+    if captures && result == CUDA_SUCCESS {
+        // Nobody can end this capture any more.
+        uncount_capture();
+    }
+    result
 }
 
 /// Around the end of a context.
@@ -354,8 +360,12 @@ pub(crate) fn begin_capture(call: impl FnOnce() -> CUresult) -> CUresult {
 /// Around the end of a capture, which ends it also when it fails.
 pub(crate) fn end_capture(call: impl FnOnce() -> CUresult) -> CUresult {
     let result = call();
+    uncount_capture();
+    result
+}
+
+fn uncount_capture() {
     let _ = CAPTURES.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |count| {
         count.checked_sub(1)
     });
-    result
 }
