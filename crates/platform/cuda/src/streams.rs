@@ -103,11 +103,29 @@ fn key(stream: CUstream, flavour: Flavour) -> Key {
     }
 }
 
+/// A thread that has a default stream of its own, which ends with it.
+struct OwnDefaultStreams {
+    thread: usize,
+    process: u32,
+}
+
+impl Drop for OwnDefaultStreams {
+    fn drop(&mut self) {
+        // A forked child has neither the streams nor, perhaps, a lock that nobody holds.
+        if state::is_active() && self.process == std::process::id() {
+            retire(|entry| entry.key.thread == self.thread);
+        }
+    }
+}
+
 fn thread_id() -> usize {
     thread_local! {
-        static ID: usize = rustix::thread::gettid().as_raw_nonzero().get() as usize;
+        static OWN: OwnDefaultStreams = OwnDefaultStreams {
+            thread: rustix::thread::gettid().as_raw_nonzero().get() as usize,
+            process: std::process::id(),
+        };
     }
-    ID.try_with(|id| *id).unwrap_or(0)
+    OWN.try_with(|own| own.thread).unwrap_or(0)
 }
 
 #[inline]
