@@ -33,8 +33,8 @@ pub(crate) fn driver_folder() -> PathBuf {
     let links = folder.join("standin");
     fs::create_dir_all(&links).unwrap();
     for name in ["libcuda.so.1", "libcuda.so"] {
-        // Another test may have made it.
-        let _made = symlink(&library, links.join(name));
+        // Another test may have made it. Relative: a build folder may be moved.
+        let _made = symlink("../libstandin_cuda.so", links.join(name));
     }
     links
 }
@@ -71,7 +71,7 @@ pub(crate) fn end_if_stuck() {
 
 /// Modules are loaded eagerly unless the test says otherwise: a first launch behind a closed gate
 /// would wait for ever.
-fn command(role: &str, environment: &[(&str, &str)]) -> Command {
+pub(crate) fn command(role: &str, environment: &[(&str, &str)]) -> Command {
     let mut command = Command::new(env::current_exe().unwrap());
     let thread = thread::current();
     let test = thread.name().expect("the harness names the test's thread");
