@@ -45,6 +45,7 @@ plain!(
     MemoryOperation,
     KernelNode,
     MemoryOperationsNode,
+    MemoryOperationsShown,
     UpdateResult,
     ArrayShape,
     InstantiateParams,
@@ -325,6 +326,16 @@ pub(super) struct MemoryOperationsNode {
     pub(super) context: Handle,
     pub(super) count: u32,
     pub(super) list: In<MemoryOperation>,
+    pub(super) flags: u32,
+}
+
+/// The same as an answer; the list lies where it says for as long as the driver keeps it.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(super) struct MemoryOperationsShown {
+    pub(super) context: Handle,
+    pub(super) count: u32,
+    pub(super) list: usize,
     pub(super) flags: u32,
 }
 

@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{
-    abi::Handle,
+    abi::{Handle, MemoryOperation},
     capture::Capture,
     config::Config,
     context::{Context, Primary},
@@ -47,6 +47,8 @@ pub(super) struct Tables {
     pub(super) functions: HashMap<Handle, Function>,
     pub(super) graphs: BTreeMap<Handle, Graph>,
     pub(super) executables: HashMap<Handle, Executable>,
+    /// What `cuGraphBatchMemOpNodeGetParams` pointed a caller to, by node.
+    pub(super) shown: HashMap<Handle, Box<[MemoryOperation]>>,
     pub(super) captures: HashMap<Handle, Capture>,
     pub(super) arrays: HashMap<Handle, Array>,
     /// By address of the first byte.

@@ -8,7 +8,7 @@ use std::{
 use super::{
     abi::Handle,
     driver::{Mark, Tables},
-    result::{GRAPH_UPDATE_FAILURE, INVALID_VALUE, Result},
+    result::{GRAPH_UPDATE_FAILURE, INVALID_VALUE, NOT_SUPPORTED, Result},
 };
 use crate::core::work::Work;
 
@@ -34,6 +34,9 @@ pub(super) enum NodeKind {
 pub(super) enum Body {
     /// In this order; nothing = an empty node.
     Work(Vec<Work>),
+    /// A graph that belongs to the node.
+    Graph(Handle),
+    /// A graph that nothing changes any more.
     Child(Arc<Flat>),
     Record(Handle),
     WaitEvent(Handle),
@@ -84,8 +87,8 @@ const TOPOLOGY_CHANGED: u32 = 2;
 const NODE_TYPE_CHANGED: u32 = 3;
 
 impl Graph {
-    /// An error if the dependencies form a circle.
-    pub(super) fn flatten(&self) -> Result<Flat> {
+    /// An error if the dependencies form a circle. `child` flattens graphs that belong to nodes.
+    fn flatten(&self, child: &dyn Fn(Handle) -> Result<Flat>) -> Result<Flat> {
         let mut done: HashMap<Handle, usize> = HashMap::new();
         let mut nodes = Vec::new();
         while nodes.len() < self.nodes.len() {
@@ -98,10 +101,14 @@ impl Graph {
                     .collect();
                 if let Some(after) = after.filter(|_| !done.contains_key(&handle)) {
                     done.insert(handle, nodes.len());
+                    let body = match &node.body {
+                        Body::Graph(graph) => Body::Child(Arc::new(child(*graph)?)),
+                        body => body.clone(),
+                    };
                     nodes.push(FlatNode {
                         handle,
                         kind: node.kind,
-                        body: node.body.clone(),
+                        body,
                         after,
                     });
                 }
@@ -139,21 +146,77 @@ impl Flat {
         Ok(())
     }
 
+    /// Whether it may be launched from the device, which takes few kinds of nodes.
+    fn suits_the_device(&self) -> bool {
+        self.nodes.iter().all(|node| match &node.body {
+            Body::Child(child) => child.suits_the_device(),
+            _ => matches!(
+                node.kind,
+                NodeKind::Kernel | NodeKind::Memcpy | NodeKind::Memset
+            ),
+        })
+    }
+
     /// Events that nodes wait for.
     fn waits(&self, list: &mut Vec<Handle>) {
         for node in &self.nodes {
             match &node.body {
                 Body::WaitEvent(event) => list.push(*event),
                 Body::Child(child) => child.waits(list),
-                Body::Work(_) | Body::Record(_) => {}
+                Body::Work(_) | Body::Record(_) | Body::Graph(_) => {}
             }
         }
     }
 }
 
 impl Tables {
-    pub(super) fn instantiate(&mut self, graph: Handle) -> Result<Handle> {
-        let flat = Arc::new(self.graph(graph)?.flatten()?);
+    fn flatten(&self, graph: Handle) -> Result<Flat> {
+        let graph = self.graphs.get(&graph).ok_or(INVALID_VALUE)?;
+        graph.flatten(&|child| self.flatten(child))
+    }
+
+    /// A copy with nodes of its own, and its nodes' graphs likewise.
+    pub(super) fn clone_graph(&mut self, graph: Handle) -> Result<Handle> {
+        let original = self.graph(graph)?.clone();
+        let renamed: HashMap<_, _> = {
+            let nodes: Vec<_> = original.nodes.keys().copied().collect();
+            nodes
+                .into_iter()
+                .map(|node| (node, self.handle()))
+                .collect()
+        };
+        let mut copy = Graph::default();
+        for (handle, mut node) in original.nodes {
+            for before in &mut node.after {
+                *before = renamed[before];
+            }
+            if let Body::Graph(child) = &mut node.body {
+                *child = self.clone_graph(*child)?;
+            }
+            copy.nodes.insert(renamed[&handle], node);
+        }
+        let handle = self.handle();
+        self.graphs.insert(handle, copy);
+        Ok(handle)
+    }
+
+    /// Takes a graph away, with those of its nodes.
+    pub(super) fn drop_graph(&mut self, graph: Handle) -> Result<()> {
+        let graph = self.graphs.remove(&graph).ok_or(INVALID_VALUE)?;
+        for (handle, node) in graph.nodes {
+            self.shown.remove(&handle);
+            if let Body::Graph(child) = node.body {
+                self.drop_graph(child)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn instantiate(&mut self, graph: Handle, from_device: bool) -> Result<Handle> {
+        let flat = Arc::new(self.flatten(graph)?);
+        if from_device && !flat.suits_the_device() {
+            return Err(NOT_SUPPORTED);
+        }
         let handle = self.handle();
         self.executables
             .insert(handle, Executable { flat, last: None });
@@ -166,7 +229,7 @@ impl Tables {
         executable: Handle,
         graph: Handle,
     ) -> Result<std::result::Result<(), Misfit>> {
-        let flat = self.graph(graph)?.flatten()?;
+        let flat = self.flatten(graph)?;
         let executable = self.executables.get_mut(&executable).ok_or(INVALID_VALUE)?;
         let verdict = executable.flat.fits(&flat);
         if verdict.is_ok() {
@@ -250,11 +313,15 @@ mod tests {
 
     use NodeKind::{Empty, Kernel};
 
+    fn no_child(_: Handle) -> Result<Flat> {
+        Err(INVALID_VALUE)
+    }
+
     #[test]
     fn dependencies_come_first_and_circles_are_refused() {
         let flat = graph(&[(1, Kernel, &[3]), (2, Kernel, &[1]), (3, Kernel, &[])]);
         let order: Vec<_> = flat
-            .flatten()
+            .flatten(&no_child)
             .unwrap()
             .nodes
             .iter()
@@ -262,16 +329,16 @@ mod tests {
             .collect();
         assert_eq!(order, [3, 1, 2]);
         let circle = graph(&[(1, Kernel, &[2]), (2, Kernel, &[1])]);
-        assert_eq!(circle.flatten().err(), Some(INVALID_VALUE));
+        assert_eq!(circle.flatten(&no_child).err(), Some(INVALID_VALUE));
     }
 
     #[test]
     fn an_update_must_keep_the_shape() {
         let check = |other: Graph, expected| {
             let one = graph(&[(1, Kernel, &[]), (2, Kernel, &[1])])
-                .flatten()
+                .flatten(&no_child)
                 .unwrap();
-            let verdict = one.fits(&other.flatten().unwrap());
+            let verdict = one.fits(&other.flatten(&no_child).unwrap());
             assert_eq!(verdict.err().map(|misfit| misfit.result), expected);
         };
         check(graph(&[(11, Kernel, &[]), (12, Kernel, &[11])]), None);

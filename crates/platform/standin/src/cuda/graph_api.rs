@@ -1,13 +1,15 @@
 //! Entry points on graphs.
 
-use std::sync::Arc;
-
 use super::{
-    abi::{Handle, In, InstantiateParams, KernelNode, MemoryOperationsNode, Out, UpdateResult},
+    abi::{
+        Handle, In, InstantiateParams, KernelNode, MemoryOperation, MemoryOperationsNode,
+        MemoryOperationsShown, Out, UpdateResult,
+    },
     api,
     driver::Driver,
     graph::{Body, Graph, NodeKind, REFUSED},
     result::{CAPTURE_UNSUPPORTED, INVALID_VALUE, Result},
+    stream_api,
 };
 
 impl Driver {
@@ -24,7 +26,8 @@ impl Driver {
         node.set(tables.add_node(graph, NodeKind::Kernel, Body::Work(vec![work]), after)?)
     }
 
-    fn instantiate(&self, executable: Out<Handle>, graph: Handle) -> Result<()> {
+    fn instantiate(&self, executable: Out<Handle>, graph: Handle, flags: u64) -> Result<()> {
+        const DEVICE_LAUNCH: u64 = 4;
         if executable.is_null() {
             return Err(INVALID_VALUE);
         }
@@ -36,7 +39,7 @@ impl Driver {
         {
             return Err(CAPTURE_UNSUPPORTED);
         }
-        executable.set(tables.instantiate(graph)?)
+        executable.set(tables.instantiate(graph, flags & DEVICE_LAUNCH != 0)?)
     }
 
     /// `CUgraphExecUpdateResult`, and the node where it went wrong.
@@ -104,26 +107,10 @@ api! {
         graph.set(handle)
     }
     fn cuGraphDestroy(graph: Handle) |driver| {
-        driver.tables().graphs.remove(&graph).map(drop).ok_or(INVALID_VALUE)
+        driver.tables().drop_graph(graph)
     }
     fn cuGraphClone(clone: Out<Handle>, graph: Handle) |driver| {
-        let mut tables = driver.tables();
-        let original = tables.graph(graph)?.clone();
-        // Node handles are unique, so the copy gets its own.
-        let renamed: std::collections::HashMap<_, _> = {
-            let nodes: Vec<_> = original.nodes.keys().copied().collect();
-            nodes.into_iter().map(|node| (node, tables.handle())).collect()
-        };
-        let nodes = original.nodes.into_iter().map(|(handle, mut node)| {
-            for before in &mut node.after {
-                *before = renamed[before];
-            }
-            (renamed[&handle], node)
-        });
-        let copy = Graph { nodes: nodes.collect() };
-        let handle = tables.handle();
-        tables.graphs.insert(handle, copy);
-        clone.set(handle)
+        clone.set(driver.tables().clone_graph(graph)?)
     }
     fn cuGraphAddKernelNode(
         node: Out<Handle>, graph: Handle, after: In<Handle>, count: usize, parameters: In<KernelNode>,
@@ -147,8 +134,29 @@ api! {
     ) |driver| {
         let after = after.list(count)?;
         let mut tables = driver.tables();
-        let flat = Arc::new(tables.graph(child)?.flatten()?);
-        node.set(tables.add_node(graph, NodeKind::Graph, Body::Child(flat), after)?)
+        let child = tables.clone_graph(child)?;
+        node.set(tables.add_node(graph, NodeKind::Graph, Body::Graph(child), after)?)
+    }
+    fn cuGraphChildGraphNodeGetGraph(node: Handle, graph: Out<Handle>) |driver| {
+        match driver.tables().node(node)?.body {
+            Body::Graph(child) => graph.set(child),
+            _ => Err(INVALID_VALUE),
+        }
+    }
+    fn cuGraphBatchMemOpNodeGetParams(node: Handle, parameters: Out<MemoryOperationsShown>) |driver| {
+        let mut tables = driver.tables();
+        let list: Box<[MemoryOperation]> = match &tables.node(node)?.body {
+            Body::Work(work) => work.iter().filter_map(stream_api::operation_of).collect(),
+            _ => return Err(INVALID_VALUE),
+        };
+        let shown = MemoryOperationsShown {
+            context: 0,
+            count: u32::try_from(list.len()).map_err(|_| INVALID_VALUE)?,
+            list: list.as_ptr().expose_provenance(),
+            flags: 0,
+        };
+        tables.shown.insert(node, list);
+        parameters.set(shown)
     }
     fn cuGraphAddBatchMemOpNode(
         node: Out<Handle>, graph: Handle, after: In<Handle>, count: usize,
@@ -221,6 +229,16 @@ api! {
         let after = driver.tables().node(node)?.after.clone();
         driver.list(&after, nodes, count)
     }
+    fn cuGraphNodeGetDependentNodes(node: Handle, nodes: Out<Handle>, count: Out<usize>) |driver| {
+        let behind: Vec<_> = {
+            let mut tables = driver.tables();
+            tables.node(node)?;
+            let all = tables.graphs.values().flat_map(|graph| &graph.nodes);
+            let behind = all.filter(|(_, other)| other.after.contains(&node));
+            behind.map(|(&handle, _)| handle).collect()
+        };
+        driver.list(&behind, nodes, count)
+    }
     fn cuGraphDestroyNode(node: Handle) |driver| {
         let mut tables = driver.tables();
         tables.node(node)?;
@@ -236,10 +254,10 @@ api! {
         executable: Out<Handle>, graph: Handle, node: Out<Handle>, _log: usize, _room: usize,
     ) |driver| {
         node.set_if_wanted(0);
-        driver.instantiate(executable, graph)
+        driver.instantiate(executable, graph, 0)
     }
-    fn cuGraphInstantiateWithFlags(executable: Out<Handle>, graph: Handle, _flags: u64) |driver| {
-        driver.instantiate(executable, graph)
+    fn cuGraphInstantiateWithFlags(executable: Out<Handle>, graph: Handle, flags: u64) |driver| {
+        driver.instantiate(executable, graph, flags)
     }
     fn cuGraphExecUpdate(
         executable: Handle, graph: Handle, node: Out<Handle>, result: Out<u32>,
@@ -268,7 +286,7 @@ api! {
         executable: Out<Handle>, graph: Handle, parameters: Out<InstantiateParams>,
     ) |driver, _null| {
         let mut answer = parameters.get()?;
-        let made = driver.instantiate(executable, graph);
+        let made = driver.instantiate(executable, graph, answer.flags);
         answer.node = 0;
         // CUDA_GRAPH_INSTANTIATE_SUCCESS or …_ERROR.
         answer.result = u32::from(made.is_err());

@@ -70,6 +70,7 @@ const SINCE: &[(&str, i32)] = &[
     ("cuGraphAddKernelNode", 10_000),
     ("cuGraphAddKernelNode_v2", 12_000),
     ("cuGraphAddBatchMemOpNode", 11_070),
+    ("cuGraphBatchMemOpNodeGetParams", 11_070),
     ("cuGraphAddEventRecordNode", 11_010),
     ("cuGraphAddEventWaitNode", 11_010),
     ("cuGraphAddDependencies", 10_000),

@@ -183,6 +183,31 @@ impl Driver {
     }
 }
 
+/// The API's arguments for an operation on a word; `None` for other work.
+pub(super) fn operation_of(work: &Work) -> Option<MemoryOperation> {
+    let (word, operation, flags) = match work {
+        Work::Write(word) => (word, if word.wide { WRITE_64 } else { WRITE_32 }, 0),
+        Work::Wait(Wait { word, condition }) => {
+            let flags = match condition {
+                Condition::GreaterOrEqual => 0,
+                Condition::Equal => 1,
+                Condition::And => 2,
+                Condition::Nor => 3,
+            };
+            (word, if word.wide { WAIT_64 } else { WAIT_32 }, flags)
+        }
+        _ => return None,
+    };
+    Some(MemoryOperation {
+        operation,
+        address: word.address,
+        value: word.value,
+        flags,
+        alias: 0,
+        reserved: 0,
+    })
+}
+
 /// Where a caller of `cuStreamGetCaptureInfo` wants what.
 struct CaptureInfo {
     status: Out<u32>,

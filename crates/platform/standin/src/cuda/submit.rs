@@ -192,6 +192,8 @@ fn spread(
                 let ends = spread(engine, now, priority, child, &fork, waits, events);
                 queue(engine, now, lane, Vec::new(), ends)
             }
+            // A graph in executable form has children of that form only.
+            Body::Graph(_) => queue(engine, now, lane, Vec::new(), after),
             Body::Record(event) => {
                 let mark = queue(engine, now, lane, Vec::new(), after);
                 events.push((*event, mark.clone()));
