@@ -154,7 +154,7 @@ impl<'a> Session<'a> {
         let hello = Hello {
             name: short(&shared.settings.name),
             job: shared.settings.job,
-            hints: shared.settings.hints,
+            hints: shared.process_hints(),
         };
         packet::send_hello(&socket, &hello, shared.segment_fd(), shared.doorbell())?;
         wait(&[socket.as_fd()], HELLO_TIMEOUT);
@@ -191,7 +191,7 @@ impl<'a> Session<'a> {
             if let Err(loss) = self.obey().and_then(|()| self.report()) {
                 return loss;
             }
-            self.shared.for_each_queue(|_, managed| managed.tend());
+            self.shared.look_after(Instant::now());
 
             let now = self.shared.layout().heartbeat();
             if now != beat {

@@ -5,9 +5,10 @@
 //! bypass bit opens every gate, and hardware shares go back to normal. One thread a process,
 //! started with the first queue; a process without queues starts none.
 //!
-//! Reading order: this file, `shared` (queues, doorbell), `global`, `local`, `process` (fork and
-//! exit: the only file with `unsafe`).
+//! Reading order: this file, `shared` (queues, doorbell), `bypass` (gates that open over the
+//! scheduler's head), `global`, `local`, `process` (fork and exit: the only file with `unsafe`).
 
+mod bypass;
 mod global;
 mod local;
 mod log;
@@ -56,10 +57,15 @@ pub struct Agent {
 static PROCESS: AtomicPtr<Shared> = AtomicPtr::new(std::ptr::null_mut());
 
 impl Agent {
+    /// The process's own agent, if it was made already.
+    pub fn current() -> Option<Self> {
+        process::load(&PROCESS).map(|shared| Agent { shared })
+    }
+
     /// The process's own agent, as the environment says; made by the first call.
     pub fn from_env() -> Result<Self, AttachError> {
-        if let Some(shared) = process::load(&PROCESS) {
-            return Ok(Agent { shared });
+        if let Some(agent) = Self::current() {
+            return Ok(agent);
         }
         let settings = Settings::from_env();
         for warning in &settings.warnings {
@@ -91,6 +97,23 @@ impl Agent {
         device: &str,
         hints: Hints,
     ) -> Result<XQueue<Q>, AttachError> {
+        self.put_under_scheduler(hw, device, hints, false)
+    }
+
+    /// A gate without commands of its own: it is closed while all queues of the process on `device`
+    /// are, for commands that may execute in any of them. In a process of several task groups it
+    /// stays open.
+    pub fn attach_common<Q: HwQueue>(&self, hw: Q, device: &str) -> Result<XQueue<Q>, AttachError> {
+        self.put_under_scheduler(hw, device, Hints::default(), true)
+    }
+
+    fn put_under_scheduler<Q: HwQueue>(
+        &self,
+        hw: Q,
+        device: &str,
+        hints: Hints,
+        common: bool,
+    ) -> Result<XQueue<Q>, AttachError> {
         let shared = &self.shared;
         let slot = shared.reserve()?;
         let scheduled = shared.settings.scheduler != Scheduler::Off;
@@ -99,7 +122,7 @@ impl Agent {
             launch: shared.settings.launch,
         });
         let queue = XQueue::new(hw, slot, shared.clone(), managing);
-        shared.register(slot, device, hints, queue.managed());
+        shared.register(slot, device, hints, common, queue.managed());
         if scheduled && shared.settings.scheduler != Scheduler::Application {
             start_thread(shared);
         }
@@ -109,6 +132,25 @@ impl Agent {
     /// Changes the hints of one queue, which becomes its own task group.
     pub fn hint<Q: HwQueue>(&self, queue: &XQueue<Q>, hints: Hints) {
         self.shared.hint(queue.slot(), hints);
+    }
+
+    /// Changes the hints of all queues of the process that have none of their own.
+    pub fn hint_process(&self, hints: Hints) {
+        self.shared.hint_process(hints);
+    }
+
+    /// Whether more than one task group has a queue in this process: they may block each other.
+    pub fn has_several_groups(&self) -> bool {
+        self.shared.has_several_groups()
+    }
+
+    /// Opens all gates of the process until the guard is dropped: for a thread inside a driver call
+    /// that waits for what stands behind them.
+    pub fn open_while(&self) -> Opened<'_> {
+        self.shared.inside_call(true);
+        Opened {
+            shared: &self.shared,
+        }
     }
 
     /// The process's segment, for platforms whose device accesses it.
@@ -124,6 +166,18 @@ impl Agent {
     /// Whether a scheduler decides at the moment: a daemon answered, or the local one runs.
     pub fn is_scheduled(&self) -> bool {
         self.shared.is_scheduled()
+    }
+}
+
+/// While it lives, all gates of the process are open.
+#[must_use = "gates close again when it is dropped"]
+pub struct Opened<'a> {
+    shared: &'a Shared,
+}
+
+impl Drop for Opened<'_> {
+    fn drop(&mut self) {
+        self.shared.inside_call(false);
     }
 }
 

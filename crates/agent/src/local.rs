@@ -92,7 +92,7 @@ impl Local<'_> {
         if self.engine.next_timer().is_some_and(|at| at <= self.now()) {
             self.tell(Event::Timer);
         }
-        self.shared.for_each_queue(|_, managed| managed.tend());
+        self.shared.look_after(Instant::now());
     }
 
     fn now(&self) -> Nanos {
@@ -121,7 +121,7 @@ impl Local<'_> {
                     queue,
                     process: SELF,
                     device,
-                    hints: hints(self.shared.settings.hints),
+                    hints: hints(self.shared.process_hints()),
                 });
                 self.hint(Target::Queue(queue), info.hints);
                 self.look(info.slot);

@@ -1,14 +1,14 @@
-//! What the application's threads and the agent's thread share: queues, doorbell, outbox.
+//! What the application's threads and the agent's thread share: queues, doorbell, outbox, bypass.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{
         Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, AtomicI32, AtomicU16, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::event::{EventfdFlags, eventfd};
@@ -20,11 +20,16 @@ use xsched_wire::{
 };
 use xsched_xqueue::{Link, Managed, Slot};
 
-use crate::AttachError;
+use crate::{
+    AttachError,
+    bypass::{self, Bypass, GroupKey, Sight},
+};
 
 /// How often heartbeat, progress and idleness are looked at: quiet, and while a queue has work.
 pub(crate) const TICK: Duration = Duration::from_millis(100);
 const TICK_BUSY: Duration = Duration::from_millis(10);
+/// The same while groups of one process may block each other.
+const TICK_SEVERAL: Duration = bypass::PATIENCE.checked_div(2).unwrap();
 /// No session socket.
 pub(crate) const NO_FD: i32 = -1;
 
@@ -44,6 +49,8 @@ pub(crate) struct Shared {
     dead: AtomicBool,
     /// The process is exiting: the bypass stays on.
     exiting: AtomicBool,
+    /// More than one task group has a queue here.
+    several: AtomicBool,
     /// The session's socket, so that a forked child can close it.
     pub(crate) session_fd: AtomicI32,
 }
@@ -56,6 +63,11 @@ struct State {
     outbox: VecDeque<ToScheduler>,
     /// A scheduler listens. While none does nothing is noted: it will be told of all queues.
     listening: bool,
+    /// Hints of all queues without ones of their own.
+    hints: Hints,
+    bypass: Bypass,
+    /// When the queues were last tended.
+    tended: Instant,
 }
 
 struct Entry {
@@ -63,6 +75,13 @@ struct Entry {
     hints: Hints,
     /// The application suspended it.
     held: bool,
+    /// The scheduler has its gate.
+    handed_over: bool,
+    /// Holding it blocks no other queue.
+    independent: bool,
+    /// It has no commands: its gate stands for all queues of the process on its device.
+    common: bool,
+    group: GroupKey,
     managed: Weak<dyn Managed>,
 }
 
@@ -70,7 +89,6 @@ impl Shared {
     pub(crate) fn new(settings: Settings) -> Result<Self, AttachError> {
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
         Ok(Shared {
-            settings,
             segment: OwnSegment::create()?,
             doorbell: eventfd(0, flags).map_err(io::Error::from)?,
             wake: eventfd(0, flags).map_err(io::Error::from)?,
@@ -79,12 +97,17 @@ impl Shared {
                 live: BTreeMap::new(),
                 outbox: VecDeque::new(),
                 listening: false,
+                hints: settings.hints,
+                bypass: Bypass::default(),
+                tended: Instant::now(),
             }),
+            settings,
             thread_claimed: AtomicBool::new(false),
             scheduled: AtomicBool::new(false),
             used: AtomicU16::new(0),
             dead: AtomicBool::new(false),
             exiting: AtomicBool::new(false),
+            several: AtomicBool::new(false),
             session_fd: AtomicI32::new(NO_FD),
         })
     }
@@ -138,12 +161,19 @@ impl Shared {
         slot: Slot,
         device: &str,
         hints: Hints,
+        common: bool,
         managed: Weak<dyn Managed>,
     ) {
         let entry = Entry {
             device: device.to_owned(),
             hints,
             held: false,
+            handed_over: self.settings.scheduler == Scheduler::Application,
+            independent: managed
+                .upgrade()
+                .is_none_or(|managed| managed.is_independent()),
+            common,
+            group: slot.index,
             managed,
         };
         let mut state = self.state();
@@ -151,6 +181,7 @@ impl Shared {
             state.note(ToScheduler::CreateQueue(info));
         }
         state.live.insert(slot.index, entry);
+        self.regroup(&mut state);
         drop(state);
         self.wake();
     }
@@ -176,6 +207,20 @@ impl Shared {
             hints,
         };
         self.change(slot, |entry| entry.hints = hints, message);
+        self.regroup(&mut self.state());
+    }
+
+    pub(crate) fn hint_process(&self, hints: Hints) {
+        let mut state = self.state();
+        state.hints = hints;
+        state.note(ToScheduler::Hint { slot: None, hints });
+        drop(state);
+        self.wake();
+    }
+
+    /// Hints of all queues without ones of their own.
+    pub(crate) fn process_hints(&self) -> Hints {
+        self.state().hints
     }
 
     /// All queues as messages, for a scheduler that knows none and listens from now on.
@@ -227,33 +272,126 @@ impl Shared {
 
     /// When the agent's thread should next look after the queues.
     pub(crate) fn tick(&self) -> Duration {
-        if self.any_ready() { TICK_BUSY } else { TICK }
+        let state = self.state();
+        let mut blocking = BTreeSet::new();
+        let mut tick = TICK;
+        for (&slot, entry) in &state.live {
+            let block = self.layout().block(slot);
+            if block.is_some_and(|block| block.state().is_ready()) {
+                tick = TICK_BUSY;
+                if !entry.independent {
+                    blocking.insert(entry.group);
+                }
+            }
+        }
+        if blocking.len() > 1 {
+            TICK_SEVERAL
+        } else {
+            tick
+        }
     }
 
-    fn any_ready(&self) -> bool {
-        let state = self.state();
-        let mut blocks = state
+    /// Ends what blocks groups of this process behind each other, and, now and then, tends every
+    /// queue.
+    pub(crate) fn look_after(&self, now: Instant) {
+        let mut state = self.state();
+        let mut any_closed = false;
+        let sights: Vec<Sight> = state
             .live
-            .keys()
-            .filter_map(|&slot| self.layout().block(slot));
-        blocks.any(|block| block.state().is_ready())
+            .iter()
+            .filter(|(_, entry)| !entry.independent)
+            .filter_map(|(&slot, entry)| {
+                let block = self.layout().block(slot)?;
+                any_closed |= !block.is_open() && !entry.held;
+                Some(Sight {
+                    group: entry.group,
+                    ready: block.state().is_ready(),
+                    closed: entry.handed_over && !block.is_allowed() && !entry.held,
+                    progress: block.forwarded_count() + u64::from(block.completed()),
+                })
+            })
+            .collect();
+        if state.bypass.look(now, sights.into_iter()) {
+            self.settle(&state);
+        }
+        if now.duration_since(state.tended) < TICK_BUSY {
+            return;
+        }
+        state.tended = now;
+        drop(state);
+        self.for_each_queue(|_, managed| managed.tend(!any_closed));
+    }
+
+    /// Finds out anew which queues make a group: those of one device without hints of their own.
+    fn regroup(&self, state: &mut State) {
+        let mut groups: BTreeMap<&str, GroupKey> = BTreeMap::new();
+        let mut keys: BTreeSet<GroupKey> = BTreeSet::new();
+        let mut members = Vec::with_capacity(state.live.len());
+        for (&slot, entry) in &state.live {
+            let key = match entry.hints == Hints::default() {
+                true => *groups.entry(&entry.device).or_insert(slot),
+                false => slot,
+            };
+            if !entry.common && !entry.independent {
+                keys.insert(key);
+            }
+            members.push(key);
+        }
+        for (entry, key) in state.live.values_mut().zip(members) {
+            entry.group = key;
+        }
+        self.several.store(keys.len() > 1, Ordering::SeqCst);
+        self.settle(state);
+    }
+
+    /// Whether more than one task group has a queue here.
+    pub(crate) fn has_several_groups(&self) -> bool {
+        self.several.load(Ordering::SeqCst)
     }
 
     // ---- who decides ----
 
     /// The scheduler has this queue's gate now.
     pub(crate) fn hand_over(&self, slot: u16) {
-        // Under the lock, as the end of a queue is, or its bypass could be cleared after it was set.
-        let state = self.state();
-        let Some(block) = self.layout().block(slot) else {
-            return;
-        };
-        if !state.live.contains_key(&slot) {
+        let mut state = self.state();
+        if let Some(entry) = state.live.get_mut(&slot) {
+            entry.handed_over = true;
+            self.settle(&state);
+        }
+    }
+
+    /// A thread enters a call that waits for a whole context, or (`entered` false) leaves it.
+    pub(crate) fn inside_call(&self, entered: bool) {
+        if self.is_dead() {
             return;
         }
-        let _ = block.set_bypass(false);
-        if self.exiting.load(Ordering::SeqCst) {
-            open_by_bypass(Slot { index: slot, block });
+        let mut state = self.state();
+        let inside = &mut state.bypass.inside;
+        *inside = match entered {
+            true => *inside + 1,
+            false => inside.saturating_sub(1),
+        };
+        self.settle(&state);
+    }
+
+    /// Sets every bypass as it should be. Under the lock, as the end of a queue is, or its bypass
+    /// could be cleared after it was set.
+    fn settle(&self, state: &State) {
+        for (&index, entry) in &state.live {
+            let Some(block) = self.layout().block(index) else {
+                continue;
+            };
+            let slot = Slot { index, block };
+            let common = entry.common && self.has_several_groups();
+            if !entry.handed_over || state.bypass.is_on() || common {
+                open_by_bypass(slot);
+                continue;
+            }
+            let _ = block.set_bypass(false);
+            // Exit takes no lock: either it comes after the line above, or it is seen here.
+            if self.exiting.load(Ordering::SeqCst) {
+                open_by_bypass(slot);
+            }
         }
     }
 
@@ -271,11 +409,12 @@ impl Shared {
         let mut state = self.state();
         state.listening = false;
         state.outbox.clear();
+        for entry in state.live.values_mut() {
+            entry.handed_over = false;
+        }
+        self.settle(&state);
         drop(state);
-        self.for_each_queue(|slot, managed| {
-            open_by_bypass(slot);
-            managed.apply_share(Share::Normal);
-        });
+        self.for_each_queue(|_, managed| managed.apply_share(Share::Normal));
     }
 
     /// As `release_all`, at process exit, when the lock may be held for ever.
@@ -389,6 +528,7 @@ impl Link for Shared {
         let mut state = self.state();
         if state.live.remove(&slot.index).is_some() {
             state.note(ToScheduler::DestroyQueue { slot: slot.index });
+            self.regroup(&mut state);
         }
         // Gates that are still in the hw queue must not hold what was launched.
         open_by_bypass(slot);

@@ -252,6 +252,11 @@ impl ControlBlock {
         self.set_gate_bit(GATE_OPEN, false);
     }
 
+    /// Whether the scheduler lets the queue execute, whatever the bypass says.
+    pub fn is_allowed(&self) -> bool {
+        self.gate.gate.load(Ordering::SeqCst) & GATE_OPEN != 0
+    }
+
     /// Agent: sets or clears the bypass. True: the gate went from closed to open.
     #[must_use = "waiters must be woken when the gate opened"]
     pub fn set_bypass(&self, on: bool) -> bool {

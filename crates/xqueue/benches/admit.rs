@@ -4,7 +4,7 @@ use std::{hint::black_box, sync::Arc};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use xsched_wire::{ControlBlock, Level, LevelChoice, Share, env::LaunchConfig};
-use xsched_xqueue::{HwError, HwQueue, Managing, NoLink, Slot, Support, XQueue};
+use xsched_xqueue::{HwError, HwQueue, Managing, NoLink, Slot, Spacing, Support, XQueue};
 
 /// A hw queue that does nothing, so that admission alone is measured.
 struct Bare;
@@ -17,6 +17,7 @@ impl HwQueue for Bare {
             level: Level::Lv3,
             reason: None,
             one_background: false,
+            independent: true,
         }
     }
     fn launch(&self, (): ()) -> Result<(), HwError> {
@@ -38,8 +39,8 @@ impl HwQueue for Bare {
     fn set_share(&self, _: Share) -> Result<(), HwError> {
         Ok(())
     }
-    fn gate_interval(&self) -> u32 {
-        u32::MAX
+    fn spacing(&self) -> Spacing {
+        Spacing::every(u32::MAX)
     }
 }
 

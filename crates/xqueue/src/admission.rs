@@ -11,7 +11,10 @@
 //! "Due" is one number, `attention`: the next command that the slow path wants to see. Threads
 //! that submit to one queue at once agree by compare-and-swap on it who places the mark or gate.
 
-use std::sync::{Mutex, PoisonError};
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Instant,
+};
 
 use xsched_wire::{
     Level,
@@ -22,6 +25,7 @@ use crate::{
     hw::{HwError, HwQueue},
     link::Slot,
     marks::{Mark, Marks},
+    spacing::{Interval, Spacing},
 };
 
 /// Commands in flight while the gate is closed, after which admission waits: drivers block at
@@ -69,7 +73,7 @@ pub(crate) struct Admission {
     level: AtomicU32,
     threshold: AtomicU32,
     batch: AtomicU32,
-    gate_interval: u32,
+    interval: Interval,
     /// The next command number that the slow path wants to see.
     attention: AtomicU64,
     /// Stands behind the last gate that was placed while closed: once it is reached, that gate
@@ -78,14 +82,14 @@ pub(crate) struct Admission {
 }
 
 impl Admission {
-    pub(crate) fn new(slot: Slot, gate_interval: u32, threshold: u32, batch: u32) -> Self {
+    pub(crate) fn new(slot: Slot, spacing: Spacing, threshold: u32, batch: u32) -> Self {
         Admission {
             slot,
             marks: Marks::default(),
             level: AtomicU32::new(PASS_THROUGH),
             threshold: AtomicU32::new(threshold),
             batch: AtomicU32::new(batch),
-            gate_interval: gate_interval.max(1),
+            interval: Interval::new(spacing),
             attention: AtomicU64::new(u64::MAX),
             behind_gate: Mutex::new(None),
         }
@@ -122,6 +126,7 @@ impl Admission {
             number: published.number,
         };
         if published.became_ready {
+            self.interval.break_off();
             ring();
         }
         let due = published.number >= self.attention.load(Ordering::Relaxed);
@@ -174,10 +179,14 @@ impl Admission {
     }
 
     fn attend_gate<Q: HwQueue>(&self, hw: &Q, number: u64) -> Result<(), HwError> {
-        let due = self.claim(number, number + u64::from(self.gate_interval));
-        if due && self.slot.block.forwarded_count() > self.marks.done(self.slot) {
-            // Tells how far the device is: progress for the scheduler, and the bound below.
-            self.marks.place(hw, self.slot)?;
+        let due = self.claim(number, number + u64::from(self.interval.commands()));
+        if due {
+            let done = self.marks.done(self.slot);
+            self.interval.observe(Instant::now(), done);
+            if self.slot.block.forwarded_count() > done {
+                // Tells how far the device is: progress for the scheduler, and the bound below.
+                self.marks.place(hw, self.slot)?;
+            }
         }
         if self.slot.block.is_open() {
             return if due {
@@ -186,6 +195,7 @@ impl Admission {
                 Ok(())
             };
         }
+        self.interval.break_off();
         let mut behind_gate = self
             .behind_gate
             .lock()

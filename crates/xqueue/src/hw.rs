@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use xsched_wire::{ControlBlock, Level, Share};
 
+use crate::spacing::Spacing;
+
 /// Why a hw queue did not do as told.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HwError {
@@ -25,6 +27,9 @@ pub struct Support {
     /// The hardware's slicer starves two background queues of different programs that execute at
     /// the same time.
     pub one_background: bool,
+    /// Holding a queue blocks no other of the same process: they share no lock, no channel and no
+    /// implicit synchronization.
+    pub independent: bool,
 }
 
 /// One hw queue: in order, asynchronous.
@@ -58,14 +63,15 @@ pub trait HwQueue: Send + Sync + 'static {
     /// Tells the hardware's slicer how to treat the queue (Lv3).
     fn set_share(&self, share: Share) -> Result<(), HwError>;
 
-    /// Commands between two gates, ≥ 1.
-    fn gate_interval(&self) -> u32;
+    /// What is wanted between two gates; asked once.
+    fn spacing(&self) -> Spacing;
 
     /// Called by the agent every 10 to 100 ms: a chance to see whether what was set still stands.
     fn tend(&self) {}
 
-    /// Returns when `mark(value)` was reached, or never will be since the queue failed. A device's store wakes no futex, so this sleeps in
-    /// steps that grow from 20 µs to 1 ms; platforms that can wait better override it.
+    /// Returns when `mark(value)` was reached, or never will be since the queue failed. A device's
+    /// store wakes no futex, so this sleeps in steps that grow from 20 µs to 1 ms; platforms that
+    /// can wait better override it.
     fn wait_mark(&self, block: &'static ControlBlock, value: u32) {
         let mut step = Duration::from_micros(20);
         loop {

@@ -27,11 +27,14 @@ pub trait Link: Send + Sync {
 
 /// From the scheduler's agent to the queue.
 pub trait Managed: Send + Sync {
-    /// To be called every 10 to 100 ms: looks after the hw queue, and turns the queue idle if
-    /// nothing was submitted since the last call and all has completed.
-    fn tend(&self);
+    /// To be called every 10 to 100 ms: looks after the hw queue, and, if the driver `may_be_asked`,
+    /// turns the queue idle if nothing was submitted since the last call and all has completed. It
+    /// may not while a gate of the process is closed: a driver may hold its locks over that.
+    fn tend(&self, may_be_asked: bool);
     /// Sets the hardware share, if the level is 3; remembers it otherwise.
     fn apply_share(&self, share: Share);
+    /// Whether holding it blocks no other queue of the process.
+    fn is_independent(&self) -> bool;
     /// Level in force, highest level, reason.
     fn attributes(&self) -> Attributes;
 }

@@ -87,7 +87,7 @@ impl<Q: HwQueue> XQueue<Q> {
     pub fn new(hw: Q, slot: Slot, link: Arc<dyn Link>, managing: Option<Managing>) -> Self {
         let support = hw.support();
         let launch = managing.map_or_else(LaunchConfig::default, |managing| managing.launch);
-        let admission = Admission::new(slot, hw.gate_interval(), launch.threshold, launch.batch);
+        let admission = Admission::new(slot, hw.spacing(), launch.threshold, launch.batch);
         let level = managing.map(|managing| managing.level.within(support.level));
         admission.set_level(level);
         let reason = match (managing.map(|managing| managing.level), level) {
@@ -350,17 +350,15 @@ impl<Q: HwQueue> Core<Q> {
 }
 
 impl<Q: HwQueue> Managed for Core<Q> {
-    fn tend(&self) {
+    fn tend(&self, may_be_asked: bool) {
         if self.retired.load(Ordering::SeqCst) {
             return;
         }
         self.hw.tend();
-        let block = self.admission.slot.block;
-        // Behind a closed gate nothing drains, and a driver may hold its locks over that.
-        if !block.is_open() {
+        if !may_be_asked {
             return;
         }
-        let Some(point) = block.drain_point() else {
+        let Some(point) = self.admission.slot.block.drain_point() else {
             return;
         };
         let quiet = self.polled.swap(point.number(), Ordering::Relaxed) == point.number();
@@ -371,6 +369,10 @@ impl<Q: HwQueue> Managed for Core<Q> {
 
     fn apply_share(&self, share: Share) {
         self.share_hardware(Some(share));
+    }
+
+    fn is_independent(&self) -> bool {
+        self.support.independent
     }
 
     fn attributes(&self) -> Attributes {

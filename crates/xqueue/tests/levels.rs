@@ -177,7 +177,7 @@ fn idle_is_found_without_a_synchronization() {
     queue.launch(counting(&done)).unwrap();
     let managed = queue.managed().upgrade().unwrap();
     while block.state().is_ready() {
-        managed.tend();
+        managed.tend(true);
         std::thread::yield_now();
     }
     assert_eq!(done.load(Ordering::SeqCst), 1);

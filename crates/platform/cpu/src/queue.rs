@@ -12,7 +12,7 @@ use std::{
 
 use rustix::thread::Pid;
 use xsched_wire::{ControlBlock, Level, Share};
-use xsched_xqueue::{HwError, HwQueue, Support};
+use xsched_xqueue::{HwError, HwQueue, Spacing, Support};
 
 use crate::class::{self, Normal};
 
@@ -106,11 +106,13 @@ impl HwQueue for CpuQueue {
                 level: Level::Lv3,
                 reason: None,
                 one_background: false,
+                independent: true,
             },
             Err(reason) => Support {
                 level: Level::Lv2,
                 reason: Some(reason.clone()),
                 one_background: false,
+                independent: true,
             },
         }
     }
@@ -167,8 +169,8 @@ impl HwQueue for CpuQueue {
         Ok(())
     }
 
-    fn gate_interval(&self) -> u32 {
-        1 // an open gate costs one load
+    fn spacing(&self) -> Spacing {
+        Spacing::every(1) // an open gate costs one load
     }
 }
 

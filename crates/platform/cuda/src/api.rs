@@ -3,8 +3,8 @@
 use xsched_wire::Hints;
 
 use crate::{
-    state,
-    streams::{self, Flavour},
+    state, stream,
+    streams::{self, Flavour, Way},
     sys::*,
 };
 
@@ -25,16 +25,25 @@ pub extern "C" fn xsched_level() -> i32 {
 
 /// Gives a stream (a `cudaStream_t` or `CUstream`; null: the legacy default stream of the current
 /// context) a priority of its own, -255 to 255, larger is more urgent; it becomes its own task
-/// group. Returns 0, or 1 if the priority is out of range, or 2 if the stream is not scheduled.
+/// group. A blocking stream cannot: it waits for the legacy default stream and that for it, so the
+/// priority becomes that of all streams of the process without one of their own.
+/// Returns 0, or 1 if the priority is out of range, or 2 if the stream is not scheduled.
 #[unsafe(no_mangle)]
 pub extern "C" fn xsched_set_stream_priority(stream: CUstream, priority: i32) -> i32 {
     if !(-256..=255).contains(&priority) {
         return 1;
     }
     let set = || {
-        let entry = streams::find_or_create(stream, Flavour::Legacy)?;
+        let Way::Scheduled(entry) = streams::way(stream, Flavour::Legacy) else {
+            return None;
+        };
+        let agent = state::agent()?;
         let priority = Some(priority);
-        state::agent()?.hint(&entry.queue, Hints { priority });
+        if stream::is_blocking(stream) {
+            agent.hint_process(Hints { priority });
+        } else {
+            agent.hint(&entry.queue, Hints { priority });
+        }
         Some(())
     };
     if state::guarded(set).flatten().is_some() {

@@ -74,7 +74,7 @@ impl Function {
     }
 }
 
-/// Declares safe-to-name callers of driver functions: `name(args) -> Option<CUresult>`-like.
+/// Declares callers of driver functions: `name(arguments) -> CUresult`.
 macro_rules! calls {
     ($($(#[$meta:meta])* fn $name:ident = $symbol:literal ($($arg:ident: $kind:ty),*);)*) => {$(
         $(#[$meta])*
@@ -126,6 +126,26 @@ calls! {
     fn stream_write_value = c"cuStreamWriteValue32_v2" (stream: CUstream, address: CUdeviceptr, value: u32, flags: u32);
     /// Whether a stream is being captured.
     fn stream_is_capturing = c"cuStreamIsCapturing" (stream: CUstream, status: *mut i32);
+    /// Flags that a stream was made with.
+    fn stream_get_flags = c"cuStreamGetFlags" (stream: CUstream, flags: *mut u32);
+    /// What a capture in progress has so far: status, id, graph, last nodes, how many those are.
+    fn stream_get_capture_info = c"cuStreamGetCaptureInfo_v2" (stream: CUstream, status: *mut i32, id: *mut u64, graph: *mut CUgraph, nodes: *mut *const CUgraphNode, count: *mut usize);
+    /// A graph's nodes, or, with a null list, how many.
+    fn graph_get_nodes = c"cuGraphGetNodes" (graph: CUgraph, nodes: *mut CUgraphNode, count: *mut usize);
+    /// What kind of node.
+    fn graph_node_get_type = c"cuGraphNodeGetType" (node: CUgraphNode, kind: *mut i32);
+    /// The nodes before a node.
+    fn graph_node_before = c"cuGraphNodeGetDependencies" (node: CUgraphNode, nodes: *mut CUgraphNode, count: *mut usize);
+    /// The nodes after a node.
+    fn graph_node_after = c"cuGraphNodeGetDependentNodes" (node: CUgraphNode, nodes: *mut CUgraphNode, count: *mut usize);
+    /// Adds edges.
+    fn graph_add_edges = c"cuGraphAddDependencies" (graph: CUgraph, from: *const CUgraphNode, to: *const CUgraphNode, count: usize);
+    /// Takes a node out, with its edges.
+    fn graph_destroy_node = c"cuGraphDestroyNode" (node: CUgraphNode);
+    /// The graph inside a node.
+    fn graph_child = c"cuGraphChildGraphNodeGetGraph" (node: CUgraphNode, graph: *mut CUgraph);
+    /// The operations of a node.
+    fn graph_memory_operations = c"cuGraphBatchMemOpNodeGetParams" (node: CUgraphNode, parameters: *mut CUDA_BATCH_MEM_OP_NODE_PARAMS);
     /// Which calls are legal while another stream is captured.
     fn exchange_capture_mode = c"cuThreadExchangeStreamCaptureMode" (mode: *mut i32);
 }

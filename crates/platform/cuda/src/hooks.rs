@@ -8,8 +8,13 @@ use std::ffi::{CStr, c_void};
 
 use crate::{
     driver::Function,
-    events, streams,
-    streams::Flavour::{self, Legacy, PerThread},
+    events, graphs,
+    state::context_wide,
+    streams::{
+        self,
+        Flavour::{self, Legacy, PerThread},
+        Way,
+    },
     sys::*,
     timeslice,
 };
@@ -53,14 +58,18 @@ macro_rules! hooks {
 /// Work that the stream executes later.
 #[inline]
 fn submit(stream: CUstream, flavour: Flavour, call: impl FnOnce() -> CUresult) -> CUresult {
-    match streams::find_or_create(stream, flavour) {
-        Some(entry) => {
+    match streams::way(stream, flavour) {
+        Way::Scheduled(entry) => {
             let pass = entry.queue.admit();
             let result = call();
             drop(pass);
             result
         }
-        None => call(),
+        Way::Captured => {
+            graphs::before_node(stream, flavour);
+            call()
+        }
+        Way::Unscheduled => call(),
     }
 }
 
@@ -70,7 +79,7 @@ fn submit_and_wait(
     flavour: Flavour,
     call: impl FnOnce() -> CUresult,
 ) -> CUresult {
-    let Some(entry) = streams::find_or_create(stream, flavour) else {
+    let Way::Scheduled(entry) = streams::way(stream, flavour) else {
         return call();
     };
     let pass = entry.queue.admit();
@@ -213,10 +222,10 @@ hooks! { LIFE;
     cuStreamBeginCapture_ptsz / c"cuStreamBeginCapture_ptsz" (stream: CUstream) = streams::begin_capture;
     cuStreamBeginCapture_v2 / c"cuStreamBeginCapture_v2" (stream: CUstream, mode: i32) = streams::begin_capture;
     cuStreamBeginCapture_v2_ptsz / c"cuStreamBeginCapture_v2_ptsz" (stream: CUstream, mode: i32) = streams::begin_capture;
-    cuStreamBeginCaptureToGraph / c"cuStreamBeginCaptureToGraph" (stream: CUstream, graph: Opaque, nodes: Opaque, edges: Opaque, count: usize, mode: i32) = streams::begin_capture;
-    cuStreamBeginCaptureToGraph_ptsz / c"cuStreamBeginCaptureToGraph_ptsz" (stream: CUstream, graph: Opaque, nodes: Opaque, edges: Opaque, count: usize, mode: i32) = streams::begin_capture;
-    cuStreamEndCapture / c"cuStreamEndCapture" (stream: CUstream, graph: Opaque) = streams::end_capture;
-    cuStreamEndCapture_ptsz / c"cuStreamEndCapture_ptsz" (stream: CUstream, graph: Opaque) = streams::end_capture;
+    cuStreamBeginCaptureToGraph / c"cuStreamBeginCaptureToGraph" (stream: CUstream, graph: CUgraph, nodes: Opaque, edges: Opaque, count: usize, mode: i32) = |call| streams::begin_capture_to(graph, call);
+    cuStreamBeginCaptureToGraph_ptsz / c"cuStreamBeginCaptureToGraph_ptsz" (stream: CUstream, graph: CUgraph, nodes: Opaque, edges: Opaque, count: usize, mode: i32) = |call| streams::begin_capture_to(graph, call);
+    cuStreamEndCapture / c"cuStreamEndCapture" (stream: CUstream, graph: *mut CUgraph) = |call| streams::end_capture(graph, call);
+    cuStreamEndCapture_ptsz / c"cuStreamEndCapture_ptsz" (stream: CUstream, graph: *mut CUgraph) = |call| streams::end_capture(graph, call);
     cuStreamDestroy_v2 / c"cuStreamDestroy_v2" (stream: CUstream) = |call| streams::destroy(stream, call);
     cuCtxDestroy_v2 / c"cuCtxDestroy_v2" (context: CUcontext) = |call| streams::destroy_context(context, call);
     cuDevicePrimaryCtxReset_v2 / c"cuDevicePrimaryCtxReset_v2" (device: CUdevice) = |call| streams::destroy_device(device, call);
@@ -225,6 +234,55 @@ hooks! { LIFE;
     cuCtxCreate_v2 / c"cuCtxCreate_v2" (place: Opaque, flags: u32, device: CUdevice) = |call| timeslice::creating(device, call);
     cuCtxCreate_v3 / c"cuCtxCreate_v3" (place: Opaque, params: Opaque, count: i32, flags: u32, device: CUdevice) = |call| timeslice::creating(device, call);
     cuCtxCreate_v4 / c"cuCtxCreate_v4" (place: Opaque, params: Opaque, flags: u32, device: CUdevice) = |call| timeslice::creating(device, call);
+}
+
+// Calls that take a graph as a whole.
+hooks! { GRAPHS;
+    cuGraphInstantiate / c"cuGraphInstantiate" (place: Opaque, graph: CUgraph, failed: Opaque, log: Opaque, bytes: usize) = |call| graphs::whole(graph, call);
+    cuGraphInstantiate_v2 / c"cuGraphInstantiate_v2" (place: Opaque, graph: CUgraph, failed: Opaque, log: Opaque, bytes: usize) = |call| graphs::whole(graph, call);
+    cuGraphInstantiateWithFlags / c"cuGraphInstantiateWithFlags" (place: Opaque, graph: CUgraph, flags: u64) = |call| graphs::whole(graph, call);
+    cuGraphInstantiateWithParams / c"cuGraphInstantiateWithParams" (place: Opaque, graph: CUgraph, params: Opaque) = |call| graphs::whole(graph, call);
+    cuGraphInstantiateWithParams_ptsz / c"cuGraphInstantiateWithParams_ptsz" (place: Opaque, graph: CUgraph, params: Opaque) = |call| graphs::whole(graph, call);
+    cuGraphExecUpdate / c"cuGraphExecUpdate" (exec: Opaque, graph: CUgraph, failed: Opaque, result: Opaque) = |call| graphs::whole(graph, call);
+    cuGraphExecUpdate_v2 / c"cuGraphExecUpdate_v2" (exec: Opaque, graph: CUgraph, result: Opaque) = |call| graphs::whole(graph, call);
+}
+
+// Calls that may wait for everything in the context, or hold locks over such a wait: allocation and
+// freeing outside streams, loading and unloading of code, creation of streams.
+hooks! { CONTEXT_WIDE;
+    cuMemAlloc_v2 / c"cuMemAlloc_v2" (place: Opaque, bytes: usize) = context_wide;
+    cuMemAllocPitch_v2 / c"cuMemAllocPitch_v2" (place: Opaque, pitch: Opaque, width: usize, height: usize, element: u32) = context_wide;
+    cuMemAllocManaged / c"cuMemAllocManaged" (place: Opaque, bytes: usize, flags: u32) = context_wide;
+    cuMemFree_v2 / c"cuMemFree_v2" (memory: CUdeviceptr) = context_wide;
+    cuMemAllocHost_v2 / c"cuMemAllocHost_v2" (place: Opaque, bytes: usize) = context_wide;
+    cuMemHostAlloc / c"cuMemHostAlloc" (place: Opaque, bytes: usize, flags: u32) = context_wide;
+    cuMemFreeHost / c"cuMemFreeHost" (memory: Opaque) = context_wide;
+    cuMemHostRegister_v2 / c"cuMemHostRegister_v2" (memory: Opaque, bytes: usize, flags: u32) = context_wide;
+    cuMemHostUnregister / c"cuMemHostUnregister" (memory: Opaque) = context_wide;
+    cuMemMap / c"cuMemMap" (memory: CUdeviceptr, bytes: usize, offset: usize, handle: u64, flags: u64) = context_wide;
+    cuMemUnmap / c"cuMemUnmap" (memory: CUdeviceptr, bytes: usize) = context_wide;
+    cuMemRelease / c"cuMemRelease" (handle: u64) = context_wide;
+    cuMemPoolTrimTo / c"cuMemPoolTrimTo" (pool: Opaque, keep: usize) = context_wide;
+    cuMemPoolDestroy / c"cuMemPoolDestroy" (pool: Opaque) = context_wide;
+    cuArrayDestroy / c"cuArrayDestroy" (array: Opaque) = context_wide;
+    cuMipmappedArrayDestroy / c"cuMipmappedArrayDestroy" (array: Opaque) = context_wide;
+    cuModuleLoad / c"cuModuleLoad" (place: Opaque, path: Opaque) = context_wide;
+    cuModuleLoadData / c"cuModuleLoadData" (place: Opaque, image: Opaque) = context_wide;
+    cuModuleLoadDataEx / c"cuModuleLoadDataEx" (place: Opaque, image: Opaque, count: u32, options: Opaque, values: Opaque) = context_wide;
+    cuModuleLoadFatBinary / c"cuModuleLoadFatBinary" (place: Opaque, image: Opaque) = context_wide;
+    cuModuleUnload / c"cuModuleUnload" (module: Opaque) = context_wide;
+    cuModuleGetFunction / c"cuModuleGetFunction" (place: Opaque, module: Opaque, name: Opaque) = context_wide;
+    cuLibraryLoadData / c"cuLibraryLoadData" (place: Opaque, code: Opaque, jit_options: Opaque, jit_values: Opaque, jit_count: u32, options: Opaque, values: Opaque, count: u32) = context_wide;
+    cuLibraryLoadFromFile / c"cuLibraryLoadFromFile" (place: Opaque, path: Opaque, jit_options: Opaque, jit_values: Opaque, jit_count: u32, options: Opaque, values: Opaque, count: u32) = context_wide;
+    cuLibraryUnload / c"cuLibraryUnload" (library: Opaque) = context_wide;
+    cuLibraryGetKernel / c"cuLibraryGetKernel" (place: Opaque, library: Opaque, name: Opaque) = context_wide;
+    cuLibraryGetModule / c"cuLibraryGetModule" (place: Opaque, library: Opaque) = context_wide;
+    cuKernelGetFunction / c"cuKernelGetFunction" (place: Opaque, kernel: Opaque) = context_wide;
+    cuFuncLoad / c"cuFuncLoad" (function: Opaque) = context_wide;
+    cuStreamCreate / c"cuStreamCreate" (place: Opaque, flags: u32) = context_wide;
+    cuStreamCreateWithPriority / c"cuStreamCreateWithPriority" (place: Opaque, flags: u32, priority: i32) = context_wide;
+    cuGraphExecDestroy / c"cuGraphExecDestroy" (exec: Opaque) = context_wide;
+    cuCtxSetLimit / c"cuCtxSetLimit" (limit: i32, value: usize) = context_wide;
 }
 
 /// The lookup functions, which hand out the others.
@@ -241,7 +299,16 @@ const LOOKUP: &[Hook] = &[
 
 /// Every hook.
 pub(crate) fn all() -> impl Iterator<Item = &'static Hook> {
-    [SUBMITTING, TO_HOST, BLOCKING, WAITING, LIFE, LOOKUP]
-        .into_iter()
-        .flatten()
+    [
+        SUBMITTING,
+        TO_HOST,
+        BLOCKING,
+        WAITING,
+        LIFE,
+        GRAPHS,
+        CONTEXT_WIDE,
+        LOOKUP,
+    ]
+    .into_iter()
+    .flatten()
 }

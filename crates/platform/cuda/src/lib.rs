@@ -4,7 +4,7 @@
 //! direct linking) gives one of the `hooks` instead; the hook finds the stream's XQueue
 //! (`streams`), passes its admission, and calls the driver (`driver`) itself: same thread, same
 //! arguments, same result. How a stream is stopped: `stream` (marks and gates in the stream),
-//! `timeslice` (channel groups, seen through `ioctl`).
+//! `graphs` (gates inside captured graphs), `timeslice` (channel groups, seen through `ioctl`).
 //!
 //! A guest in somebody else's process: nothing happens before the first launch; an internal error
 //! switches the shim off for the process (`state`). Programs that know the shim may call `api`.
@@ -14,6 +14,7 @@
 mod api;
 mod driver;
 mod events;
+mod graphs;
 mod hooks;
 mod lookup;
 mod state;

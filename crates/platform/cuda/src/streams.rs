@@ -15,7 +15,7 @@ use std::{
 use xsched_xqueue::XQueue;
 
 use crate::{
-    driver,
+    driver, graphs,
     state::{self, guarded},
     stream::{self, Stream},
     sys::*,
@@ -167,6 +167,16 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Entry> {
     })
 }
 
+/// Where a command goes.
+pub(crate) enum Way {
+    /// To the device, by this stream.
+    Scheduled(&'static Entry),
+    /// Into a graph: what is captured is not executed, the launch of its graph is what waits.
+    Captured,
+    /// Nobody schedules the stream: pass through.
+    Unscheduled,
+}
+
 /// The stream's entry, if it had work before and is not being captured.
 #[inline]
 pub(crate) fn find(stream: CUstream, flavour: Flavour) -> Option<&'static Entry> {
@@ -176,17 +186,22 @@ pub(crate) fn find(stream: CUstream, flavour: Flavour) -> Option<&'static Entry>
     get(key(stream, flavour))
 }
 
-/// The stream's entry, made if this is its first command. `None`: not scheduled, pass through.
+/// Where a command on this stream goes; its entry is made if this is its first command.
 #[inline]
-pub(crate) fn find_or_create(stream: CUstream, flavour: Flavour) -> Option<&'static Entry> {
-    if !state::is_active() || is_capturing(stream, flavour) {
-        return None;
+pub(crate) fn way(stream: CUstream, flavour: Flavour) -> Way {
+    if !state::is_active() {
+        return Way::Unscheduled;
+    }
+    if is_capturing(stream, flavour) {
+        return Way::Captured;
     }
     let key = key(stream, flavour);
-    get(key).or_else(|| create(key))
+    get(key)
+        .or_else(|| create(key))
+        .map_or(Way::Unscheduled, Way::Scheduled)
 }
 
-/// What is captured is not executed: the launch of its graph is what waits.
+/// Whether the stream is being captured; while none is, nobody asks.
 #[inline]
 fn is_capturing(stream: CUstream, flavour: Flavour) -> bool {
     CAPTURES.load(Ordering::Relaxed) != 0 && ask_capturing(stream, flavour)
@@ -194,13 +209,10 @@ fn is_capturing(stream: CUstream, flavour: Flavour) -> bool {
 
 #[cold]
 fn ask_capturing(stream: CUstream, flavour: Flavour) -> bool {
-    let explicit = match (stream as usize, flavour) {
-        (0, Flavour::PerThread) => CU_STREAM_PER_THREAD as CUstream,
-        _ => stream,
-    };
     let mut status = CU_STREAM_CAPTURE_STATUS_NONE;
     // SAFETY: the program's own stream; a valid place for the result.
-    let asked = unsafe { driver::stream_is_capturing(explicit, &mut status) };
+    let asked =
+        unsafe { driver::stream_is_capturing(stream::explicit(stream, flavour), &mut status) };
     // An error says that the legacy stream may not be asked now: then it may not be used, either.
     asked != CUDA_SUCCESS || status != CU_STREAM_CAPTURE_STATUS_NONE
 }
@@ -322,19 +334,21 @@ pub(crate) fn destroy(stream: CUstream, call: impl FnOnce() -> CUresult) -> CUre
 
 /// Around the end of a context.
 pub(crate) fn destroy_context(context: CUcontext, call: impl FnOnce() -> CUresult) -> CUresult {
-    if state::is_active() {
-        retire(|entry| entry.context == context as usize);
+    if !state::is_active() {
+        return call();
     }
-    call()
+    retire(|entry| entry.context == context as usize);
+    state::opened(call)
 }
 
 /// Around the reset or release of a device's primary context. A stream that lives on, since others
 /// hold the context, too, comes back with its next command.
 pub(crate) fn destroy_device(device: CUdevice, call: impl FnOnce() -> CUresult) -> CUresult {
-    if state::is_active() {
-        retire(|entry| entry.device == device);
+    if !state::is_active() {
+        return call();
     }
-    call()
+    retire(|entry| entry.device == device);
+    state::opened(call)
 }
 
 // ---- synchronizing, capturing ----
@@ -353,7 +367,7 @@ pub(crate) fn synchronize_context(context: CUcontext, call: impl FnOnce() -> CUr
         .filter(|entry| entry.context == context)
         .filter_map(|entry| Some((entry, entry.queue.begin_synchronize()?)))
         .collect();
-    let result = call();
+    let result = state::context_wide(call);
     if result == CUDA_SUCCESS {
         for (entry, point) in points {
             entry.queue.end_synchronize(Some(point));
@@ -375,10 +389,24 @@ pub(crate) fn begin_capture(call: impl FnOnce() -> CUresult) -> CUresult {
     result
 }
 
+/// Around the beginning of a capture into a graph of the program's own.
+pub(crate) fn begin_capture_to(graph: CUgraph, call: impl FnOnce() -> CUresult) -> CUresult {
+    graphs::begin_foreign(graph);
+    let result = begin_capture(call);
+    if result != CUDA_SUCCESS {
+        graphs::end_foreign(graph);
+    }
+    result
+}
+
 /// Around the end of a capture, which ends it also when it fails.
-pub(crate) fn end_capture(call: impl FnOnce() -> CUresult) -> CUresult {
+pub(crate) fn end_capture(graph: *mut CUgraph, call: impl FnOnce() -> CUresult) -> CUresult {
     let result = call();
     uncount_capture();
+    if result == CUDA_SUCCESS && !graph.is_null() {
+        // SAFETY: the driver has just written to the program's place.
+        graphs::end_foreign(unsafe { *graph });
+    }
     result
 }
 

@@ -651,13 +651,15 @@ fn whatever_synchronizes_turns_the_queue_idle_at_once() {
 fn an_event_that_other_work_follows_proves_nothing() {
     shimmed(&[LOCAL], |cuda| {
         cuda.start();
-        let (spin, event) = (cuda.function("spin_us"), cuda.event());
+        let (wait, event, place) = (cuda.function("until_u32"), cuda.event(), cuda.word());
         let gated = Gated::stream(cuda, cuda.stream(NON_BLOCKING));
-        for _ in 0..20 {
+        for round in 1..=20 {
             assert_eq!(cuda.record(event, gated.stream), SUCCESS);
-            assert_eq!(cuda.launch(gated.stream, spin, &[Word(20_000)]), SUCCESS);
+            let values = [Address(place.as_ptr().addr()), Word(round)];
+            assert_eq!(cuda.launch(gated.stream, wait, &values), SUCCESS);
             ok!(cuda, cuEventSynchronize(event => Handle));
             assert!(!gated.is_idle());
+            place.store(round, SeqCst);
         }
         gated.cuda.synchronize(gated.stream);
         assert!(gated.is_idle());

@@ -18,7 +18,19 @@ use common::{
 const SHIM: &str = "libshimcuda.so";
 
 /// What the stand-in does not have; real drivers do.
-const LACKING: [&str; 12] = [
+const LACKING: [&str; 26] = [
+    "cuFuncLoad",
+    "cuGraphInstantiate",
+    "cuKernelGetFunction",
+    "cuLibraryGetKernel",
+    "cuLibraryGetModule",
+    "cuLibraryLoadData",
+    "cuLibraryLoadFromFile",
+    "cuLibraryUnload",
+    "cuMemMap",
+    "cuMemPoolDestroy",
+    "cuMemRelease",
+    "cuMemUnmap",
     "cuMemcpy3DBatchAsync",
     "cuMemcpy3DBatchAsync_ptsz",
     "cuMemcpy3DBatchAsync_v2",
@@ -27,6 +39,8 @@ const LACKING: [&str; 12] = [
     "cuMemcpyBatchAsync_ptsz",
     "cuMemcpyBatchAsync_v2",
     "cuMemcpyBatchAsync_v2_ptsz",
+    "cuMipmappedArrayDestroy",
+    "cuModuleLoad",
     "cuStreamBeginCapture",
     "cuStreamBeginCaptureToGraph",
     "cuStreamBeginCaptureToGraph_ptsz",
@@ -54,9 +68,9 @@ fn reachable() -> BTreeSet<String> {
 /// Driver functions without a hook.
 const OTHERS: [&str; 5] = [
     "cuInit",
-    "cuMemAlloc_v2",
+    "cuMemGetInfo_v2",
     "cuEventCreate",
-    "cuModuleGetFunction",
+    "cuCtxGetDevice",
     "cuStreamGetFlags_ptsz",
 ];
 

@@ -1,0 +1,209 @@
+//! When a process's gates open over the scheduler's head.
+//!
+//! Task groups of one process share the driver's locks, channels and implicit synchronisation, so
+//! holding one can block another: a thread of the open group inside a call that waits for the whole
+//! context, or a device that lets nothing past what is held. Both end here: while a thread is inside
+//! such a call, and while an open group with work makes no progress though another is closed, every
+//! gate of the process is bypassed. A process with one group needs none of this: all of it is held,
+//! or nothing. Pure; time is passed in.
+//!
+//! A device that executes one long command makes no progress, either. How long a group usually
+//! stands still is therefore learnt while nothing of the process is held, and it is given twice that.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+/// How long an open group with work may stand still while another one is closed, at least.
+pub(crate) const PATIENCE: Duration = Duration::from_millis(2);
+
+/// A task group as its process knows it: the slot of its first queue.
+pub(crate) type GroupKey = u16;
+
+/// What one queue shows.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sight {
+    pub(crate) group: GroupKey,
+    pub(crate) ready: bool,
+    /// By the scheduler; not one that the application itself suspended.
+    pub(crate) closed: bool,
+    /// Changes whenever a command reaches the driver or a mark is reached.
+    pub(crate) progress: u64,
+}
+
+/// Why gates are bypassed, for the process as a whole.
+#[derive(Debug, Default)]
+pub(crate) struct Bypass {
+    /// Threads inside calls that wait for a whole context.
+    pub(crate) inside: u32,
+    /// An open group stands still behind a closed one.
+    stuck: bool,
+    /// Since when nothing of the process is held, if so.
+    free_since: Option<Instant>,
+    seen: BTreeMap<GroupKey, Seen>,
+}
+
+/// How one group moves.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    progress: u64,
+    /// When that was first seen, or the group began to run.
+    since: Instant,
+    /// When it was last seen.
+    until: Instant,
+    /// How long the group usually stands still.
+    usual: Duration,
+}
+
+/// One group, of all its queues.
+#[derive(Clone, Copy, Debug, Default)]
+struct Group {
+    ready: bool,
+    closed: bool,
+    progress: u64,
+}
+
+impl Bypass {
+    pub(crate) fn is_on(&self) -> bool {
+        self.inside > 0 || self.stuck
+    }
+
+    /// Looks whether an open group stands still. True: that has changed.
+    pub(crate) fn look(&mut self, now: Instant, sights: impl Iterator<Item = Sight>) -> bool {
+        let mut groups: BTreeMap<GroupKey, Group> = BTreeMap::new();
+        for sight in sights {
+            let group = groups.entry(sight.group).or_default();
+            group.ready |= sight.ready;
+            group.closed |= sight.closed;
+            group.progress = group.progress.wrapping_add(sight.progress);
+        }
+        self.seen.retain(|key, _| groups.contains_key(key));
+        let is_held = groups.values().any(|group| group.ready && group.closed);
+        let mut stuck = false;
+        for (&key, group) in &groups {
+            let fresh = Seen {
+                progress: group.progress,
+                since: now,
+                until: now,
+                usual: Duration::ZERO,
+            };
+            let seen = self.seen.entry(key).or_insert(fresh);
+            let usual = seen.usual;
+            if !group.ready || group.closed {
+                *seen = Seen { usual, ..fresh };
+            } else if seen.progress != group.progress {
+                let still = self
+                    .free_since
+                    .map(|free| seen.until.saturating_duration_since(seen.since.max(free)));
+                let usual = still.map_or(usual, |still| still.max(usual * 7 / 8));
+                *seen = Seen { usual, ..fresh };
+            } else {
+                seen.until = now;
+                let patience = PATIENCE.max(2 * usual);
+                stuck |= is_held && now.duration_since(seen.since) >= patience;
+            }
+        }
+        self.free_since = match is_held && !stuck {
+            true => None,
+            false => self.free_since.or(Some(now)),
+        };
+        std::mem::replace(&mut self.stuck, stuck) != stuck
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn sight(group: GroupKey, ready: bool, closed: bool, progress: u64) -> Sight {
+        Sight {
+            group,
+            ready,
+            closed,
+            progress,
+        }
+    }
+
+    /// The state after looks 1 ms apart.
+    fn after(looks: &[&[Sight]]) -> bool {
+        let (mut bypass, start) = (Bypass::default(), Instant::now());
+        for (look, sights) in looks.iter().enumerate() {
+            bypass.look(start + look as u32 * MS, sights.iter().copied());
+        }
+        bypass.is_on()
+    }
+
+    #[test]
+    fn an_open_group_that_stands_still_opens_what_is_closed() {
+        let look: &[Sight] = &[sight(1, true, false, 7), sight(2, true, true, 3)];
+        assert!(!after(&[look, look]), "one ms is nothing");
+        assert!(after(&[look, look, look]));
+    }
+
+    #[test]
+    fn progress_or_idleness_ends_it() {
+        let look: &[Sight] = &[sight(1, true, false, 7), sight(2, true, true, 3)];
+        let moved: &[Sight] = &[sight(1, true, false, 8), sight(2, true, true, 3)];
+        let idle: &[Sight] = &[sight(1, false, false, 7), sight(2, true, true, 3)];
+        assert!(!after(&[look, look, look, moved]));
+        assert!(!after(&[look, look, look, idle]));
+        assert!(!after(&[look, look, moved, look, moved, look]));
+        assert!(after(&[look, moved, moved, moved]), "still again");
+    }
+
+    #[test]
+    fn a_process_that_is_held_or_runs_as_a_whole_stays_so() {
+        let held: &[Sight] = &[sight(1, true, true, 7), sight(1, true, true, 3)];
+        let runs: &[Sight] = &[sight(1, true, false, 7), sight(2, true, false, 3)];
+        let others_idle: &[Sight] = &[sight(1, true, false, 7), sight(2, false, true, 3)];
+        for look in [held, runs, others_idle] {
+            assert!(!after(&[look; 5]), "{look:?}");
+        }
+    }
+
+    #[test]
+    fn long_commands_are_told_from_a_block_once_they_are_known() {
+        let (mut bypass, start) = (Bypass::default(), Instant::now());
+        // A command takes 10 ms; the other group has work and is closed.
+        let mut on = |ms: u32| {
+            let sights = [
+                sight(1, true, false, (ms / 10).into()),
+                sight(2, true, true, 0),
+            ];
+            bypass.look(start + ms * MS, sights.into_iter());
+            bypass.is_on()
+        };
+        let first: Vec<u32> = (0..10).filter(|&ms| on(ms)).collect();
+        assert_eq!(first, [2, 3, 4, 5, 6, 7, 8, 9], "nothing is known yet");
+        let later: Vec<u32> = (10..100).filter(|&ms| on(ms)).collect();
+        assert_eq!(later, [0; 0]);
+        // A real block.
+        let mut still = |ms: u32| {
+            let sights = [sight(1, true, false, 9), sight(2, true, true, 0)];
+            bypass.look(start + ms * MS, sights.into_iter());
+            bypass.is_on()
+        };
+        assert_eq!(
+            (100..130).find(|&ms| still(ms)),
+            Some(104),
+            "twice what is usual"
+        );
+    }
+
+    #[test]
+    fn one_moving_queue_is_progress_of_its_group() {
+        let look = |progress| {
+            [
+                sight(1, true, false, 7),
+                sight(1, true, false, progress),
+                sight(2, true, true, 0),
+            ]
+        };
+        let looks: Vec<[Sight; 3]> = (0..6).map(look).collect();
+        let looks: Vec<&[Sight]> = looks.iter().map(<[Sight; 3]>::as_slice).collect();
+        assert!(!after(&looks));
+    }
+}
