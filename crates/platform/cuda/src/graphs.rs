@@ -17,7 +17,10 @@ use std::{
     },
 };
 
-use xsched_wire::{ControlBlock, Level, Share, segment::SEGMENT_BYTES};
+use xsched_wire::{
+    ControlBlock, Level, Share,
+    segment::{Layout, SEGMENT_BYTES},
+};
 use xsched_xqueue::{HwError, HwQueue, Spacing, Support, XQueue};
 
 use crate::{
@@ -38,8 +41,7 @@ const DEVICES: usize = 64;
 /// The word that gates in graphs wait for: the gate of a queue that never has a command.
 struct GraphGate {
     queue: XQueue<Common>,
-    /// Of the word, as devices see it.
-    address: CUdeviceptr,
+    layout: &'static Layout,
 }
 
 static GATES: [OnceLock<Option<GraphGate>>; DEVICES] = [const { OnceLock::new() }; DEVICES];
@@ -61,9 +63,12 @@ pub(crate) fn before_node(stream: CUstream, flavour: Flavour) {
             return;
         }
         let Some(gate) = gate() else { return };
+        let Some(address) = gate.address(gate.queue.slot().block.gate_address()) else {
+            return;
+        };
         // SAFETY: the program's own stream, which captures; the device only reads the word.
         let result =
-            unsafe { driver::stream_wait_value(stream, gate.address, 1, CU_STREAM_WAIT_VALUE_GEQ) };
+            unsafe { driver::stream_wait_value(stream, address, 1, CU_STREAM_WAIT_VALUE_GEQ) };
         if result != CUDA_SUCCESS && !REFUSED.swap(true, Ordering::Relaxed) {
             state::say(&format!(
                 "graphs of this program are stopped between launches only: the driver refused a \
@@ -114,8 +119,15 @@ impl GraphGate {
         let queue = agent
             .attach_common(Common { support }, &stream::device_name(device))
             .ok()?;
-        let address = stream::device_address(queue.slot().block.gate_address()).ok()?;
-        Some(GraphGate { queue, address })
+        Some(GraphGate {
+            queue,
+            layout: agent.layout(),
+        })
+    }
+
+    /// A word of the segment as devices see it.
+    fn address(&self, word: *const u32) -> Option<CUdeviceptr> {
+        driver::relaxed(|| stream::address(self.layout, word)).ok()
     }
 }
 
@@ -255,12 +267,12 @@ fn is_gate(node: CUgraphNode) -> bool {
     }
     // SAFETY: the driver has said that there is one operation, which lasts as long as the node.
     let operation = unsafe { parameters.operations.read() };
-    GATES
-        .iter()
-        .filter_map(|gate| gate.get()?.as_ref())
-        .any(|gate| {
-            // The segment is mapped as one, so any gate's address tells where it lies.
-            operation.address.abs_diff(gate.address) < SEGMENT_BYTES as u64
+    let Some(gate) = GATES.iter().find_map(|gate| gate.get()?.as_ref()) else {
+        return false;
+    };
+    gate.address(ptr::from_ref(gate.layout).cast())
+        .is_some_and(|segment| {
+            (segment..segment + SEGMENT_BYTES as u64).contains(&operation.address)
         })
 }
 

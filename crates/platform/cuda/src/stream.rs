@@ -4,10 +4,7 @@
 //! gates and writes marks in it.
 
 use std::{
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicPtr, AtomicU64, Ordering},
-    },
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
@@ -36,9 +33,8 @@ const SPACING: Spacing = Spacing {
 pub(crate) struct Stream {
     key: Key,
     device: CUdevice,
+    layout: &'static Layout,
     support: Support,
-    /// From addresses of our words to the device's, once known; 0 where they are the same.
-    offset: AtomicU64,
     /// The stream's context while the stream lives: whoever enters the driver from another thread
     /// holds the lock, and the end of the stream waits for them.
     context: Mutex<Option<usize>>,
@@ -54,8 +50,8 @@ impl Stream {
         Stream {
             key,
             device,
+            layout,
             support: support(device, layout),
-            offset: AtomicU64::new(UNKNOWN),
             context: Mutex::new(Some(context as usize)),
         }
     }
@@ -68,23 +64,7 @@ impl Stream {
     fn raw(&self) -> CUstream {
         self.key.raw as CUstream
     }
-
-    /// A word's address for the stream's device.
-    fn address(&self, word: *const u32) -> Result<CUdeviceptr, HwError> {
-        let offset = match self.offset.load(Ordering::Relaxed) {
-            UNKNOWN => {
-                let offset = device_address(word)?.wrapping_sub(word as u64);
-                self.offset.store(offset, Ordering::Relaxed);
-                offset
-            }
-            known => known,
-        };
-        Ok((word as u64).wrapping_add(offset))
-    }
 }
-
-/// No offset: words are aligned.
-const UNKNOWN: u64 = u64::MAX;
 
 /// What this process can do on this device.
 pub(crate) fn support(device: CUdevice, layout: &'static Layout) -> Support {
@@ -118,29 +98,39 @@ pub(crate) fn support(device: CUdevice, layout: &'static Layout) -> Support {
     }
 }
 
-/// Makes the segment accessible to all devices, once. The error is the driver's.
+/// Makes the segment accessible to all devices. The error is the driver's.
 fn register(layout: &'static Layout) -> Result<(), CUresult> {
-    static REGISTERED: AtomicPtr<Layout> = AtomicPtr::new(std::ptr::null_mut());
-    let address = std::ptr::from_ref(layout).cast_mut();
-    if REGISTERED.load(Ordering::Acquire) == address {
+    let start = std::ptr::from_ref(layout).cast_mut();
+    if device_address(start.cast()).is_ok() {
         return Ok(());
     }
     let flags = CU_MEMHOSTREGISTER_PORTABLE | CU_MEMHOSTREGISTER_DEVICEMAP;
     // SAFETY: exactly the segment's mapping, which lasts as long as the process.
     let result = driver::relaxed(|| unsafe {
-        driver::mem_host_register(address.cast(), SEGMENT_BYTES, flags)
+        driver::mem_host_register(start.cast(), SEGMENT_BYTES, flags)
     });
-    if result != CUDA_SUCCESS {
-        return Err(result);
+    match result {
+        // Another thread was first.
+        CUDA_SUCCESS | CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED => Ok(()),
+        error => Err(error),
     }
-    REGISTERED.store(address, Ordering::Release);
-    Ok(())
 }
 
-/// A word's address for the device of the current context.
-pub(crate) fn device_address(word: *const u32) -> Result<CUdeviceptr, HwError> {
+/// A word's address for the device of the current context. The segment's registration ends with the
+/// context that was current when it was made, which may not be this one.
+pub(crate) fn address(layout: &'static Layout, word: *const u32) -> Result<CUdeviceptr, HwError> {
+    device_address(word).or_else(|_| {
+        checked(
+            "cuMemHostRegister",
+            register(layout).err().unwrap_or(CUDA_SUCCESS),
+        )?;
+        device_address(word)
+    })
+}
+
+fn device_address(word: *const u32) -> Result<CUdeviceptr, HwError> {
     let mut address = 0;
-    // SAFETY: the word lies in the registered segment; a valid place for the result.
+    // SAFETY: the word lies in the segment; a valid place for the result.
     let result =
         unsafe { driver::mem_host_get_device_pointer(&mut address, word.cast_mut().cast(), 0) };
     checked("cuMemHostGetDevicePointer", result)?;
@@ -198,7 +188,7 @@ impl HwQueue for Stream {
     }
 
     fn mark(&self, block: &'static ControlBlock, value: u32) -> Result<(), HwError> {
-        let address = self.address(block.completed_address())?;
+        let address = address(self.layout, block.completed_address())?;
         // SAFETY: the program's own stream; the word belongs to the device.
         let result = unsafe {
             driver::stream_write_value(self.raw(), address, value, CU_STREAM_WRITE_VALUE_DEFAULT)
@@ -207,7 +197,7 @@ impl HwQueue for Stream {
     }
 
     fn gate(&self, block: &'static ControlBlock) -> Result<(), HwError> {
-        let address = self.address(block.gate_address())?;
+        let address = address(self.layout, block.gate_address())?;
         // SAFETY: the program's own stream; the device only reads the word.
         let result =
             unsafe { driver::stream_wait_value(self.raw(), address, 1, CU_STREAM_WAIT_VALUE_GEQ) };
