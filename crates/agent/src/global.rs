@@ -50,6 +50,8 @@ impl From<PacketError> for Failure {
 /// Runs until the process ends (or, in a forked child, never).
 pub(crate) fn run(shared: &Shared) {
     let mut said = String::new();
+    // A loss was said: that nobody answers since is no news.
+    let mut lost = false;
     loop {
         let (message, pause) = match Session::open(shared) {
             Ok(session) => {
@@ -60,6 +62,7 @@ pub(crate) fn run(shared: &Shared) {
                 let loss = session.run();
                 shared.release_all();
                 said.clear();
+                lost = true;
                 let pause = match loss {
                     Loss::Ended(_) => RETRY_REFUSED,
                     _ => RETRY,
@@ -68,6 +71,10 @@ pub(crate) fn run(shared: &Shared) {
                     format!("lost the scheduler ({loss}): running unscheduled until it is back"),
                     pause,
                 )
+            }
+            Err(Failure::Nobody(_) | Failure::Broken(_)) if lost => {
+                std::thread::sleep(RETRY);
+                continue;
             }
             Err(Failure::Nobody(path)) => (
                 format!(
