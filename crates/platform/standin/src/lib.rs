@@ -17,6 +17,8 @@
 //! | `STANDIN_SHM` | file through which processes share the devices | devices of this process alone |
 //! | `STANDIN_FAIL` | `NAME:CODE,…`: these entry points, in all versions, fail with that `CUresult`; `ioctl:EPERM` (or `EINVAL`, `ENOTTY`, a number) refuses requests that others make on the control channel | none |
 //! | `STANDIN_DRIVER_VERSION` | what `cuDriverGetVersion` says, and the newest that `cuGetProcAddress` gives | 13000 |
+//! | `STANDIN_MPS` | anything: the devices say that they are shared through MPS | |
+//! | `STANDIN_EXIT` | `wait`: the exit of a process waits for its commands | it does not |
 //! | `STANDIN_MEMORY_MIB` | memory of a device, for each process | 4096 |
 //! | `CUDA_VISIBLE_DEVICES`, `CUDA_LAUNCH_BLOCKING`, `CUDA_MODULE_LOADING=EAGER` | as in CUDA (indices only) | |
 //!

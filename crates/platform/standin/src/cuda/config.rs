@@ -13,6 +13,10 @@ pub(super) struct Config {
     pub(super) memory: usize,
     pub(super) launch_blocking: bool,
     pub(super) eager_loading: bool,
+    /// The device is shared by the service of that name.
+    pub(super) mps: bool,
+    /// The exit of the process waits for its commands.
+    pub(super) exit_waits: bool,
     failures: HashMap<String, i32>,
 }
 
@@ -34,6 +38,8 @@ impl Config {
             memory: number("STANDIN_MEMORY_MIB", 4096) << 20,
             launch_blocking: text("CUDA_LAUNCH_BLOCKING").is_some_and(|value| value != "0"),
             eager_loading: text("CUDA_MODULE_LOADING").is_some_and(|value| value == "EAGER"),
+            mps: text("STANDIN_MPS").is_some(),
+            exit_waits: text("STANDIN_EXIT").is_some_and(|value| value == "wait"),
             failures: failures(&text("STANDIN_FAIL").unwrap_or_default()),
         }
     }

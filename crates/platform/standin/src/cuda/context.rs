@@ -139,6 +139,23 @@ impl Tables {
     }
 }
 
+/// From now on the exit of the process waits for all its work, as a real driver's teardown may.
+pub(super) fn wait_at_exit() -> Result<()> {
+    extern "C" fn wait() {
+        let driver = Driver::get();
+        if !driver.is_initialised() {
+            return; // a fork's child
+        }
+        let contexts: Vec<_> = driver.tables().contexts.keys().copied().collect();
+        for context in contexts {
+            let _gone = driver.wait_for_context(context);
+        }
+    }
+    // SAFETY: the library is never unloaded.
+    unsafe { libc::atexit(wait) };
+    Ok(())
+}
+
 fn create(driver: &Driver, context: Out<Handle>, flags: u32, device: i32) -> Result<()> {
     if context.is_null() {
         return Err(INVALID_VALUE);

@@ -127,6 +127,10 @@ api! {
     }
     fn cuDeviceGetAttribute(value: Out<i32>, number: i32, device: i32) |driver| {
         let device = driver.device(device)?;
+        // CU_DEVICE_ATTRIBUTE_MPS_ENABLED.
+        if number == 133 {
+            return value.set(i32::from(driver.config.mps));
+        }
         value.set(attribute(number, driver.config.devices[device]))
     }
     fn cuDeviceTotalMem_v2(bytes: Out<usize>, device: i32) |driver| {

@@ -103,6 +103,7 @@ impl Driver {
             .compare_exchange(0, me, Ordering::Relaxed, Ordering::Relaxed);
         match by {
             Err(other) if other != me => Err(super::result::NOT_INITIALIZED),
+            Ok(_) if self.config.exit_waits => super::context::wait_at_exit(),
             _ => Ok(()),
         }
     }
