@@ -33,6 +33,7 @@
 //! | `write_u32`, `write_u32_us` | address, value (, µs) | 1 µs, or µs | stores value |
 //! | `add_u32`, `add_u32_us` | address, value (, µs) | 1 µs, or µs | adds value |
 //! | `append_u32`, `append_u32_us` | address, value (, µs) | 1 µs, or µs | the word counts the words behind it: adds one |
+//! | `matmul_u32` | product, factor, factor, rows | 1 µs | multiplies square matrices of words |
 //! | `until_u32` | address, value | until the word equals value | none |
 //!
 //! # What it models

@@ -90,6 +90,8 @@ pub(crate) enum Effect {
     Add(Address, u32),
     /// The first word counts the words that follow; one is added.
     Append(Address, u32),
+    /// Product of two square matrices of words, row by row: product, factors, rows.
+    Multiply([Address; 3], u32),
 }
 
 impl Effect {
@@ -98,6 +100,17 @@ impl Effect {
             Self::None => {}
             Self::Write(address, value) => address.store_u32(value),
             Self::Add(address, value) => address.add_u32(value),
+            Self::Multiply([product, left, right], rows) => {
+                let rows = rows as usize;
+                let word = |matrix: Address, row, column| matrix.offset(4 * (row * rows + column));
+                for (row, column) in (0..rows).flat_map(|row| (0..rows).map(move |c| (row, c))) {
+                    let terms = (0..rows).map(|k| {
+                        let factor = word(left, row, k).load_u32();
+                        factor.wrapping_mul(word(right, k, column).load_u32())
+                    });
+                    word(product, row, column).store_u32(terms.fold(0, u32::wrapping_add));
+                }
+            }
             Self::Append(address, value) => {
                 let count = address.load_u32();
                 address.offset(4 * (count as usize + 1)).store_u32(value);

@@ -22,6 +22,7 @@ enum Action {
     Add,
     Append,
     Until,
+    Multiply,
 }
 
 pub(super) struct Function {
@@ -43,6 +44,7 @@ impl Function {
             "append_u32" => (Action::Append, false),
             "append_u32_us" => (Action::Append, true),
             "until_u32" => (Action::Until, false),
+            "matmul_u32" => (Action::Multiply, false),
             _ => return None,
         };
         Some(Self {
@@ -57,12 +59,25 @@ impl Function {
         use Parameter::{Address, Word};
         match (self.action, self.timed) {
             (Action::Spin, _) => &[Word],
+            (Action::Multiply, _) => &[Address, Address, Address, Word],
             (_, false) => &[Address, Word],
             (_, true) => &[Address, Word, Word],
         }
     }
 
     fn kernel(&self, values: &[Value]) -> Result<Kernel> {
+        if let [
+            Value::Address(a),
+            Value::Address(b),
+            Value::Address(c),
+            Value::Word(rows),
+        ] = *values
+        {
+            return Ok(Kernel {
+                duration: Duration::Nanoseconds(SHORT),
+                effect: Effect::Multiply([a, b, c], rows),
+            });
+        }
         let (place, words): (Option<Address>, &[Value]) = match values {
             [Value::Address(place), rest @ ..] => (Some(*place), rest),
             rest => (None, rest),
@@ -88,7 +103,7 @@ impl Function {
             Action::Write => Effect::Write(place, value),
             Action::Add => Effect::Add(place, value),
             Action::Append => Effect::Append(place, value),
-            Action::Spin | Action::Until => Effect::None,
+            Action::Spin | Action::Until | Action::Multiply => Effect::None,
         };
         Ok(Kernel { duration, effect })
     }
