@@ -13,8 +13,8 @@ use std::{
 };
 
 use common::{
-    Daemon, Gated, LOCAL, NON_BLOCKING, a_moment, level, observed, preloaded, said, scene, shim,
-    shimmed, shimmed_saying,
+    Daemon, Gated, LOCAL, NON_BLOCKING, View, a_moment, level, observed, preloaded, said, scene,
+    shim, shimmed, shimmed_saying,
     support::{self, Cuda, Handle, Peer, SUCCESS, Value::*, driver_folder},
     text, until, value, write,
 };
@@ -225,7 +225,8 @@ fn a_policy_that_there_is_not() {
 
 // ---- clients of a daemon ----
 
-/// A client told by lines what to do: `launch` (adds one), `wait`, `exit N`.
+/// A client told by lines what to do: `launch` (adds one), `wait`, `closed` (waits until its gate
+/// is), `exit N`.
 fn client() {
     if let Some(path) = std::env::var_os("TEST_LOG") {
         let file = fs::File::create(path).unwrap();
@@ -253,6 +254,11 @@ fn client() {
                 cuda.synchronize(stream);
                 println!("value {}.", value(place));
             }
+            ("closed", _) => {
+                let view = View::own().unwrap();
+                until("the gate is closed", || !view.first().is_open());
+                println!("closed");
+            }
             ("exit", code) => std::process::exit(code.parse().unwrap()),
             other => panic!("{other:?}"),
         }
@@ -278,21 +284,15 @@ fn queue_of(daemon: &Daemon, peer: &Peer) -> Option<Queue> {
     queues.find(|queue| queue.pid == peer.id())
 }
 
-/// Waits until the daemon holds the client's queue, which has work.
-fn is_held(daemon: &Daemon, peer: &Peer) {
+/// Launches a command that the daemon holds.
+fn hold(daemon: &Daemon, peer: &mut Peer) {
+    peer.say("closed");
+    peer.expect("closed");
+    peer.say("launch");
+    peer.expect("launched");
     until("the queue is held", || {
         queue_of(daemon, peer).is_some_and(|queue| queue.ready && !queue.open)
     });
-}
-
-/// Launches until a command is held; a daemon may have come only after the first ones.
-fn hold(daemon: &Daemon, peer: &mut Peer) {
-    until("the daemon has the queue", || {
-        queue_of(daemon, peer).is_some_and(|queue| !queue.open)
-    });
-    peer.say("launch");
-    peer.expect("launched");
-    is_held(daemon, peer);
 }
 
 fn log_file(folder: &Path) -> PathBuf {
@@ -517,6 +517,6 @@ fn the_off_switch_says_nothing_and_starts_nothing() {
         write(cuda, stream, place, 1);
         cuda.synchronize(stream);
         assert_eq!(value(place), 1);
-        assert!(common::View::own().is_none());
+        assert!(View::own().is_none());
     });
 }

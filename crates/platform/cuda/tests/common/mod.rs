@@ -186,6 +186,11 @@ impl View {
         Some(Self(PeerSegment::open(file.unwrap().as_fd()).unwrap()))
     }
 
+    /// The block of a process's first queue.
+    pub(crate) fn first(&self) -> &ControlBlock {
+        self.0.layout().block(0).unwrap()
+    }
+
     fn submitted(&self) -> Vec<u64> {
         let blocks = (0..1024).map_while(|slot| self.0.layout().block(slot));
         blocks.map(|block| block.state().submitted()).collect()
