@@ -1,5 +1,7 @@
 //! The checks of `xsched doctor`, each done with the real thing.
 
+pub(crate) mod cuda;
+
 use std::{
     io,
     os::fd::AsFd,

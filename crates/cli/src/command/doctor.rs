@@ -11,8 +11,9 @@ use anyhow::Context;
 use serde::Serialize;
 
 use crate::{
-    check::{self, Check, Verdict},
+    check::{self, Check, Verdict, cuda},
     failure::{self, BadInput},
+    shim,
 };
 
 /// Check what scheduling needs on this machine.
@@ -36,29 +37,68 @@ pub(crate) struct DoctorArgs {
 enum Platform {
     /// The processor itself.
     Cpu,
+    /// NVIDIA's GPUs.
+    Cuda,
 }
 
 /// What the JSON file holds.
 #[derive(Serialize)]
 struct Report {
+    test_name: &'static str,
     version: &'static str,
     platform: Platform,
     passed: bool,
+    paths: Paths,
+    /// Of the platform `cuda`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cuda: Option<cuda::Facts>,
     checks: Vec<Check>,
+}
+
+/// Where things are.
+#[derive(Serialize)]
+struct Paths {
+    /// The source of this build, if it is still there.
+    source: Option<PathBuf>,
+    /// What was built or installed: this command, and the shims that it preloads.
+    command: Option<PathBuf>,
+    shims: Vec<PathBuf>,
+}
+
+impl Paths {
+    fn find() -> Paths {
+        let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let source = manifest.ancestors().nth(2).map(Path::to_owned);
+        let command = std::env::current_exe().ok();
+        Paths {
+            source: source.filter(|source| source.is_dir()),
+            shims: command.as_deref().map(shim::installed).unwrap_or_default(),
+            command,
+        }
+    }
 }
 
 /// Prints the report; fails if a check did.
 pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
     let file = args.json.as_deref().map(Output::open).transpose()?;
     let mut checks = check::system();
+    let mut cuda = None;
     match args.platform {
         Platform::Cpu => checks.extend(check::cpu()),
+        Platform::Cuda => {
+            let (found, facts) = cuda::all();
+            checks.extend(found);
+            cuda = Some(facts);
+        }
     }
     checks.extend(check::daemon());
     let report = Report {
+        test_name: "phase4_test1",
         version: env!("CARGO_PKG_VERSION"),
         platform: args.platform,
         passed: checks.iter().all(|check| check.verdict != Verdict::Failed),
+        paths: Paths::find(),
+        cuda,
         checks,
     };
     if let Some(file) = file {
@@ -85,6 +125,17 @@ fn text(report: &Report) -> Result<String, std::fmt::Error> {
         if let Some(remedy) = remedy {
             writeln!(text, "        -> {remedy}")?;
         }
+    }
+    let Paths {
+        source,
+        command,
+        shims,
+    } = &report.paths;
+    let paths = source.iter().map(|path| ("source", path));
+    let paths = paths.chain(command.iter().map(|path| ("command", path)));
+    writeln!(text)?;
+    for (name, path) in paths.chain(shims.iter().map(|path| ("shim", path))) {
+        writeln!(text, "{name:<7} {}", path.display())?;
     }
     let failed = report
         .checks

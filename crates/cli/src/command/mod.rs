@@ -26,6 +26,9 @@ pub(crate) enum Command {
     /// One workload of a benchmark, as its harness starts it.
     #[command(hide = true)]
     Worker(xsched_bench::worker::WorkerArgs),
+    /// A program that uses a CUDA device, as `doctor` starts it.
+    #[command(hide = true)]
+    Probe(crate::probe::ProbeArgs),
 }
 
 impl Command {
@@ -52,6 +55,7 @@ impl Command {
                 xsched_bench::run(args, context)
             }
             Command::Worker(args) => xsched_bench::worker::run(args),
+            Command::Probe(args) => crate::probe::run(&args),
         }
     }
 }
