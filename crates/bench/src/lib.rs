@@ -5,7 +5,7 @@
 //! together, each through `xsched run`. Results are judged ([`verdict`]) and written ([`store`],
 //! [`report`]).
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod scenario;
 

@@ -1,6 +1,8 @@
 //! The scenario `dual-model` from the command line to its files, with workers that behave and
 //! workers that do not.
 
+#[path = "../../platform/standin/tests/support/mod.rs"]
+mod standin;
 mod support;
 
 use std::process::ExitCode;
@@ -211,10 +213,17 @@ fn a_failure_in_a_later_round_keeps_the_earlier_ones() {
 }
 
 #[test]
-fn the_torch_workers_run_under_the_harness() {
+fn the_cuda_workers_run_under_the_harness() {
     let mut bench = Bench::new("real");
     let packages = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/python");
-    bench.environment = vec![("PYTHONPATH", packages), ("PYTHONDONTWRITEBYTECODE", "1")];
+    bench.environment = vec![
+        ("PYTHONPATH", packages.to_owned()),
+        ("PYTHONDONTWRITEBYTECODE", "1".to_owned()),
+        (
+            "LD_LIBRARY_PATH",
+            standin::driver_folder().to_str().unwrap().to_owned(),
+        ),
+    ];
     let options = "--device cuda --cuda-graph --rate 200 --duration 0.6 --low-model kernels:2x10";
     let ended = bench.run(&options.split(' ').collect::<Vec<_>>());
     // Nobody has preloaded a shim: however good the figures, that is no pass.

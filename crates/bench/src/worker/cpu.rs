@@ -57,12 +57,16 @@ impl Workload for CpuWorkload {
         level.map_or(0, |level| level as u8)
     }
 
-    fn infer(&mut self) -> Result<Vec<f32>, Failure> {
+    fn infer(&mut self) -> Result<Vec<u8>, Failure> {
         for command in self.model.commands(&self.images, &self.scores) {
             self.queue.launch(command).map_err(Failure::device)?;
         }
         self.queue.synchronize().map_err(command_failed)?;
-        Ok(self.scores.take())
+        let scores = self.scores.take();
+        Ok(scores
+            .iter()
+            .flat_map(|score| score.to_le_bytes())
+            .collect())
     }
 }
 

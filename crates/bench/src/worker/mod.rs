@@ -3,11 +3,11 @@
 //!
 //! The harness starts it through `xsched run` and speaks [`protocol`] with it. A new device is an arm
 //! of [`Device`] and a file: a `Workload` like `cpu.rs`, or like `torch.rs` another program that
-//! this process becomes and that speaks the protocol itself.
-
-#![forbid(unsafe_code)]
+//! this process becomes and that speaks the protocol itself. With CUDA both exist: plain kernels are
+//! built in (`cuda`), other models are PyTorch's.
 
 mod cpu;
+pub(crate) mod cuda;
 mod pace;
 pub mod protocol;
 mod torch;
@@ -62,6 +62,9 @@ pub struct WorkerArgs {
     /// Capture the model once and replay it as a CUDA graph.
     #[arg(long)]
     pub cuda_graph: bool,
+    /// Measure this often, each time from a start to a result.
+    #[arg(long, hide = true, default_value_t = 1)]
+    pub repeat: u32,
     /// Side of the images in pixels; smaller than usual makes a quick test.
     #[arg(long, hide = true, default_value_t = IMAGE_SIZE)]
     pub image_size: usize,
@@ -72,7 +75,8 @@ pub struct WorkerArgs {
 pub enum Device {
     /// The CPU as an XPU.
     Cpu,
-    /// An NVIDIA GPU, by the user's python3 with torch and torchvision.
+    /// An NVIDIA GPU: plain kernels by the driver alone, models by the user's python3 with torch and
+    /// torchvision.
     Cuda,
 }
 
@@ -90,6 +94,7 @@ impl Device {
     pub fn check_model(self, model: &str) -> Result<(), String> {
         match self {
             Device::Cpu => architecture(model).map(drop),
+            Device::Cuda if is_kernels(model) => cuda::parse(model).map(drop),
             Device::Cuda => torch::check_model(model),
         }
     }
@@ -97,7 +102,7 @@ impl Device {
 
 /// Whether a model is plain kernels, which have no batch.
 pub fn is_kernels(model: &str) -> bool {
-    torch::is_kernels(model)
+    cuda::is_kernels(model)
 }
 
 /// Number format of weights and images.
@@ -122,13 +127,12 @@ pub enum Arrival {
 /// the exit code 1; an error here means that nobody listens there any more.
 pub fn run(args: WorkerArgs) -> anyhow::Result<ExitCode> {
     let mut output = io::stdout().lock();
-    let outcome = match args.device {
-        Device::Cpu => {
-            let instructions = read_instructions(BufReader::new(io::stdin()));
-            work(&args, instructions, &mut output)
-        }
-        // The input is left to the program that this process becomes.
-        Device::Cuda => schedule(&args).and_then(|_| Err(torch::become_python(&args))),
+    // The input is left to the program that this process becomes.
+    let outcome = if args.device == Device::Cuda && !is_kernels(&args.model) {
+        schedule(&args).and_then(|_| Err(torch::become_python(&args)))
+    } else {
+        let instructions = read_instructions(BufReader::new(io::stdin()));
+        work(&args, instructions, &mut output)
     };
     Ok(match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -145,8 +149,8 @@ trait Workload {
     fn commands(&self) -> usize;
     /// Preemption level in force; 0 = unscheduled.
     fn level(&self) -> u8;
-    /// Serves one request: launches its commands, waits for them, returns the output.
-    fn infer(&mut self) -> Result<Vec<f32>, Failure>;
+    /// Serves one request: launches its commands, waits for them, returns the output's bytes.
+    fn infer(&mut self) -> Result<Vec<u8>, Failure>;
 }
 
 /// Why a worker gave up.
@@ -202,7 +206,10 @@ fn work(
     };
     let began = clock.now();
     let schedule = schedule(args)?;
-    let mut workload = cpu::CpuWorkload::new(args)?;
+    let mut workload: Box<dyn Workload> = match args.device {
+        Device::Cpu => Box::new(cpu::CpuWorkload::new(args)?),
+        Device::Cuda => Box::new(cuda::CudaWorkload::new(args)?),
+    };
     let mut outputs = Outputs::default();
     for _ in 0..args.warmup {
         outputs.check(&workload.infer()?);
@@ -216,31 +223,37 @@ fn work(
     };
     write_report(output, &ready)?;
 
-    clock.wait_for_start();
-    let serve = || workload.infer().map(|scores| outputs.check(&scores));
-    let progress = |completed, elapsed| {
-        let elapsed_ms = milliseconds(elapsed);
-        Ok(write_report(
-            output,
-            &Report::Progress {
-                completed,
-                elapsed_ms,
-            },
-        )?)
-    };
-    let (epoch, requests) = pace::drive(schedule, &mut clock, serve, progress)?;
-    let sample = |request: &pace::Request| {
-        [request.arrival, request.start, request.latency()].map(milliseconds)
-    };
-    let result = Report::Result {
-        completed: requests.len() as u64,
-        elapsed_ms: milliseconds(clock.now() - epoch),
-        start_ns: epoch,
-        samples: requests.iter().map(sample).collect(),
-        digest: outputs.digest(),
-        digests_equal: outputs.equal,
-    };
-    Ok(write_report(output, &result)?)
+    for _ in 0..args.repeat {
+        clock.wait_for_start();
+        let serve = || workload.infer().map(|bytes| outputs.check(&bytes));
+        let progress = |completed, elapsed| {
+            let elapsed_ms = milliseconds(elapsed);
+            Ok(write_report(
+                output,
+                &Report::Progress {
+                    completed,
+                    elapsed_ms,
+                },
+            )?)
+        };
+        let (epoch, requests) = pace::drive(schedule, &mut clock, serve, progress)?;
+        let sample = |request: &pace::Request| {
+            [request.arrival, request.start, request.latency()].map(milliseconds)
+        };
+        let result = Report::Result {
+            completed: requests.len() as u64,
+            elapsed_ms: milliseconds(clock.now() - epoch),
+            start_ns: epoch,
+            samples: requests.iter().map(sample).collect(),
+            digest: outputs.digest(),
+            digests_equal: outputs.equal,
+        };
+        write_report(output, &result)?;
+        if clock.stopped {
+            break;
+        }
+    }
+    Ok(())
 }
 
 fn architecture(model: &str) -> Result<Architecture, String> {
@@ -315,7 +328,7 @@ impl Default for Outputs {
 }
 
 impl Outputs {
-    fn check(&mut self, output: &[f32]) {
+    fn check(&mut self, output: &[u8]) {
         let digest = fnv1a(output);
         self.equal &= *self.first.get_or_insert(digest) == digest;
     }
@@ -327,14 +340,11 @@ impl Outputs {
     }
 }
 
-/// FNV-1a, 64 bits, of the values' bytes (little-endian).
-fn fnv1a(values: &[f32]) -> u64 {
-    values
-        .iter()
-        .flat_map(|value| value.to_le_bytes())
-        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        })
+/// FNV-1a, 64 bits.
+fn fnv1a(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }
 
 /// The system's monotonic clock; waits listen to the harness.

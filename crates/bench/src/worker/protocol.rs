@@ -54,7 +54,7 @@ pub enum Report {
         /// Since the start.
         elapsed_ms: f64,
     },
-    /// The measurement; the last line.
+    /// The measurement; the last line, unless the worker measures several times.
     Result {
         /// Requests completed.
         completed: u64,

@@ -171,15 +171,15 @@ fn a_failure_is_one_line() {
 #[test]
 fn a_changed_output_is_noticed() {
     let mut outputs = Outputs::default();
-    outputs.check(&[1.0, 2.0]);
-    outputs.check(&[1.0, 2.0]);
+    outputs.check(&[1, 2]);
+    outputs.check(&[1, 2]);
     assert!(outputs.equal);
     let first = outputs.digest();
-    outputs.check(&[1.0, -0.0]);
-    outputs.check(&[1.0, 2.0]);
+    outputs.check(&[1, 0]);
+    outputs.check(&[1, 2]);
     assert!(!outputs.equal);
     assert_eq!(outputs.digest(), first);
-    assert_ne!(fnv1a(&[0.0]), fnv1a(&[-0.0]));
+    assert_ne!(fnv1a(&[0]), fnv1a(&[0, 0]));
     // Published check value: FNV-1a of nothing is its offset basis.
     assert_eq!(fnv1a(&[]), 0xcbf2_9ce4_8422_2325);
 }

@@ -83,6 +83,7 @@ def parse(words):
     parser.add_argument("--precision", choices=["fp32", "fp16"], default="fp32")
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--repeat", type=int, default=1)
     parser.add_argument("--cuda-graph", action="store_true")
     return parser.parse_args(words)
 
@@ -94,10 +95,9 @@ def work(harness, options):
         torch.set_num_threads(options.threads)
     device = torch.cuda.get_device_name()
     log(f"torch {torch.__version__}, CUDA {torch.version.cuda}, {device}")
-    build = build_kernels if kernel_run(options.model) else build_model
-    host_input, forward, count_commands = build(torch, options)
+    host_input, forward = build_model(torch, options)
     with torch.inference_mode():
-        request, outputs, commands = prepare(torch, host_input, forward, count_commands, options)
+        request, outputs, commands = prepare(torch, host_input, forward, options)
         for _ in range(options.warmup):
             request()
             outputs.compare()
@@ -112,18 +112,21 @@ def work(harness, options):
         # What lives until the end need not be looked at again in the middle of a request.
         gc.collect()
         gc.freeze()
-        harness.wait_for_start()
-        epoch, elapsed, samples = drive(harness, request, outputs, options)
-    outputs.compare_last()
-    harness.report(
-        event="result",
-        completed=len(samples),
-        elapsed_ms=milliseconds(elapsed),
-        start_ns=epoch,
-        samples=samples,
-        digest=outputs.digest(),
-        digests_equal=outputs.equal,
-    )
+        for _ in range(options.repeat):
+            harness.wait_for_start()
+            epoch, elapsed, samples = drive(harness, request, outputs, options)
+            outputs.compare_last()
+            harness.report(
+                event="result",
+                completed=len(samples),
+                elapsed_ms=milliseconds(elapsed),
+                start_ns=epoch,
+                samples=samples,
+                digest=outputs.digest(),
+                digests_equal=outputs.equal,
+            )
+            if harness.stopped:
+                break
 
 
 # --- The harness: instructions on standard input, reports on standard output. ---
@@ -145,6 +148,7 @@ class Harness:
     def wait_for_start(self):
         while not (self._started or self.stopped):
             self.listen(None)
+        self._started = False
 
     def wait(self, deadline):
         """Sleeps until then, or until an instruction comes."""
@@ -231,7 +235,7 @@ def drive(harness, request, outputs, options):
 # --- A request, whatever it computes. ---
 
 
-def prepare(torch, host_input, forward, count_commands, options):
+def prepare(torch, host_input, forward, options):
     """Gives the request as a function, its outputs, and the number of its commands."""
     current_stream = torch.cuda.current_stream
     device_input = host_input.to(DEVICE)
@@ -239,7 +243,7 @@ def prepare(torch, host_input, forward, count_commands, options):
     def compute():
         return forward(device_input)
 
-    with count_commands() as count:
+    with LayerCount(torch) as count:
         output = compute()
     commands = count()
     current_stream().synchronize()
@@ -339,7 +343,7 @@ def build_model(torch, options):
     def forward(device_input):
         return scores(torch, model(device_input), options.model)
 
-    return host_input, forward, lambda: LayerCount(torch)
+    return host_input, forward
 
 
 def model_builder(name):
@@ -360,8 +364,7 @@ def model_builder(name):
         raise Failure(
             "usage",
             f"torchvision {torchvision.__version__} has no model {name}: use one such as resnet18, "
-            "resnet50, mobilenet_v2 (torchvision.models.list_models() has all), spin:MICROSECONDS "
-            "or kernels:COUNTxMICROSECONDS",
+            "resnet50, mobilenet_v2 (torchvision.models.list_models() has all)",
         ) from None
     return builder
 
@@ -396,191 +399,6 @@ class LayerCount:
 
     def _hook(self, module, _inputs, _output):
         self._layers += next(module.children(), None) is None
-
-
-# --- Plain kernels of a set duration. ---
-
-KERNEL_NAME = "xsched_bench_spin"
-
-# Work, not a wait for a clock: a clock also counts while the kernel is switched out. The value
-# converges to 2 * source, so that the output does not depend on `rounds`.
-KERNEL_SOURCE = r"""
-extern "C" __global__ void xsched_bench_spin(const float* source, float* target, int rounds) {
-    const int thread = blockIdx.x * blockDim.x + threadIdx.x;
-    const float half = source[thread % 1024];
-    float value = 0.0f;
-    for (int i = 0; i < rounds; ++i) {
-        value = fmaf(value, 0.5f, half);
-    }
-    target[thread] = value;
-}
-"""
-
-KERNEL_INPUTS = 1024
-BLOCK = 256
-# Enough to converge.
-FEWEST_ROUNDS = 256
-MOST_ROUNDS = 2**31 - 1
-
-
-def kernel_run(name):
-    """Count and duration in µs of `spin:MICROSECONDS` and `kernels:COUNTxMICROSECONDS`."""
-    match = re.fullmatch(r"spin:([0-9.]+)|kernels:([0-9]+)x([0-9.]+)", name)
-    return match and (int(match[2] or 1), float(match[1] or match[3]))
-
-
-def build_kernels(torch, options):
-    count, wanted_us = kernel_run(options.model)
-    # One wave of blocks fills the device.
-    device = torch.cuda.get_device_properties(0)
-    threads = getattr(device, "max_threads_per_multi_processor", 1024)
-    blocks = device.multi_processor_count * (threads // BLOCK)
-
-    # Few significant bits, so that their doubles are exact.
-    offset = options.seed % KERNEL_INPUTS
-    values = [1 + (i + offset) % KERNEL_INPUTS / KERNEL_INPUTS for i in range(KERNEL_INPUTS)]
-    host_input = torch.tensor(values, dtype=torch.float32).pin_memory()
-    source = host_input.to(DEVICE)
-    target = torch.empty(blocks * BLOCK, dtype=torch.float32, device=DEVICE)
-    results = target[:KERNEL_INPUTS]
-
-    def is_right():
-        return results.tolist() == [2 * value for value in values]
-
-    launch = compile_kernel(torch, blocks, source, target, is_right)
-    rounds_per_us = calibrate(torch, lambda rounds: launch(source, target, rounds))
-    rounds = max(FEWEST_ROUNDS, min(MOST_ROUNDS, round(wanted_us * rounds_per_us)))
-    log(f"{wanted_us:g} µs: {blocks} blocks of {BLOCK} threads, {rounds} rounds")
-
-    def forward(device_input):
-        for _ in range(count):
-            launch(device_input, target, rounds)
-        return results
-
-    return host_input, forward, lambda: FixedCount(count)
-
-
-class FixedCount:
-    def __init__(self, count):
-        self._count = count
-
-    def __enter__(self):
-        return lambda: self._count
-
-    def __exit__(self, *_):
-        pass
-
-
-def compile_kernel(torch, blocks, source, target, is_right):
-    """A function (source, target, rounds) that launches the kernel on the current stream, by the
-    first compiler that is there and whose kernel computes the right thing."""
-    refusals = []
-    for name, compiler in (
-        ("PyTorch", compile_by_torch),
-        ("CuPy", compile_by_cupy),
-        ("cuda-python", compile_by_cuda_python),
-    ):
-        try:
-            launch = compiler(torch, blocks)
-            launch(source, target, FEWEST_ROUNDS)
-            torch.cuda.synchronize()
-            if is_right():
-                return launch
-            refusals.append(f"{name}: wrong result")
-        except Exception as error:
-            refusals.append(f"{name}: {type(error).__name__} {one_line(error, 120)}")
-    raise Failure(
-        "usage",
-        "no compiler for kernels works: install PyTorch 2.9 or later, or CuPy (cupy-cuda12x or "
-        f"cupy-cuda13x), or cuda-python; {'; '.join(refusals)}",
-    )
-
-
-def compile_by_torch(torch, blocks):
-    kernel = torch.cuda._compile_kernel(KERNEL_SOURCE, KERNEL_NAME)
-    grid, block = (blocks, 1, 1), (BLOCK, 1, 1)
-
-    def launch(source, target, rounds):
-        kernel(grid=grid, block=block, args=[source, target, rounds])
-
-    return launch
-
-
-def compile_by_cupy(torch, blocks):
-    import cupy
-
-    kernel = cupy.RawKernel(KERNEL_SOURCE, KERNEL_NAME)
-
-    def launch(source, target, rounds):
-        stream = cupy.cuda.ExternalStream(torch.cuda.current_stream().cuda_stream)
-        arguments = (
-            cupy.uint64(source.data_ptr()),
-            cupy.uint64(target.data_ptr()),
-            cupy.int32(rounds),
-        )
-        with stream:
-            kernel((blocks,), (BLOCK,), arguments)
-
-    return launch
-
-
-def compile_by_cuda_python(torch, blocks):
-    from cuda.bindings import driver, nvrtc
-
-    def checked(answer, log=lambda: ""):
-        status, *values = answer
-        if int(status) != 0:
-            raise RuntimeError(f"{status} {log()}")
-        return values[0] if values else None
-
-    program = checked(
-        nvrtc.nvrtcCreateProgram(KERNEL_SOURCE.encode(), KERNEL_NAME.encode(), 0, [], [])
-    )
-    major, minor = torch.cuda.get_device_capability()
-    architecture = f"--gpu-architecture=compute_{major}{minor}".encode()
-    checked(nvrtc.nvrtcCompileProgram(program, 1, [architecture]))
-    ptx = bytes(checked(nvrtc.nvrtcGetPTXSize(program)))
-    checked(nvrtc.nvrtcGetPTX(program, ptx))
-    # The context is PyTorch's, which is current here.
-    module = checked(driver.cuModuleLoadData(ptx))
-    kernel = checked(driver.cuModuleGetFunction(module, KERNEL_NAME.encode()))
-    types = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int)
-
-    def launch(source, target, rounds):
-        stream = torch.cuda.current_stream().cuda_stream
-        arguments = ((source.data_ptr(), target.data_ptr(), rounds), types)
-        checked(driver.cuLaunchKernel(kernel, blocks, 1, 1, BLOCK, 1, 1, 0, stream, arguments, 0))
-
-    return launch
-
-
-def calibrate(torch, launch):
-    """Rounds that the kernel does in a µs, undisturbed: the fastest of several tries, each shorter
-    than a time slice, since other programs use the device, too."""
-
-    def fastest_us(rounds, tries):
-        times = []
-        for _ in range(tries):
-            begin = torch.cuda.Event(enable_timing=True)
-            end = torch.cuda.Event(enable_timing=True)
-            begin.record()
-            launch(rounds)
-            end.record()
-            end.synchronize()
-            times.append(begin.elapsed_time(end) * 1000)
-        return min(times)
-
-    # About half a millisecond, and long enough in all for the device's clocks to rise.
-    rounds = 4 * FEWEST_ROUNDS
-    deadline = monotonic() + SECOND // 3
-    while monotonic() < deadline:
-        if fastest_us(rounds, 5) < 500 and rounds < 2**28:
-            rounds *= 2
-    # The difference of two lengths leaves out what a launch costs.
-    once, twice = fastest_us(rounds, 25), fastest_us(2 * rounds, 25)
-    if twice <= once:
-        raise Failure("device", "the duration of a kernel could not be measured: try again")
-    return rounds / (twice - once)
 
 
 # --- What goes wrong, and the shim. ---
@@ -651,7 +469,7 @@ def explain(error, options):
         if options.batch == 1:
             remedy = "end other programs on the device"
         return "out_of_memory", f"{what}; {remedy}"
-    if isinstance(error, RuntimeError) and re.search(r"cuda|cudnn|cublas|nvrtc", text):
+    if isinstance(error, RuntimeError) and re.search(r"cuda|cudnn|cublas", text):
         return "device", one_line(error)
     return "other", f"{type(error).__name__}: {one_line(error)}"
 

@@ -49,7 +49,7 @@ pub(crate) struct Bench {
     /// What the stand-ins do.
     pub(crate) behaviour: &'static str,
     /// Set for every process besides.
-    pub(crate) environment: Vec<(&'static str, &'static str)>,
+    pub(crate) environment: Vec<(&'static str, String)>,
     /// Ctrl-C.
     pub(crate) interrupt: Interrupt,
     /// How long each step may take.

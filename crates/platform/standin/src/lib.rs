@@ -35,6 +35,10 @@
 //! | `append_u32`, `append_u32_us` | address, value (, µs) | 1 µs, or µs | the word counts the words behind it: adds one |
 //! | `matmul_u32` | product, factor, factor, rows | 1 µs | multiplies square matrices of words |
 //! | `until_u32` | address, value | until the word equals value | none |
+//! | `xsched_bench_work` | data, counter, done (addresses), rounds, sequence | 1 µs and 10 ns a round | the rounds on the first 256 words of data, then done = sequence |
+//! | `xsched_bench_empty` | none | 1 µs | none |
+//!
+//! The last two are those of the benchmarks' built-in workload (`crates/bench/src/worker/cuda`).
 //!
 //! # What it models
 //! - **Time.** Device time is the clock's (`CLOCK_MONOTONIC`), but exact: a thread that wakes late

@@ -92,7 +92,18 @@ pub(crate) enum Effect {
     Append(Address, u32),
     /// Product of two square matrices of words, row by row: product, factors, rows.
     Multiply([Address; 3], u32),
+    /// Each of a block's words of data becomes itself × factor + summand; then done becomes sequence.
+    Work {
+        data: Address,
+        factor: u32,
+        summand: u32,
+        done: Address,
+        sequence: u32,
+    },
 }
+
+/// Words of [`Effect::Work`]: the threads of a block.
+const BLOCK: usize = 256;
 
 impl Effect {
     pub(crate) fn perform(self) {
@@ -115,6 +126,19 @@ impl Effect {
                 let count = address.load_u32();
                 address.offset(4 * (count as usize + 1)).store_u32(value);
                 address.store_u32(count + 1);
+            }
+            Self::Work {
+                data,
+                factor,
+                summand,
+                done,
+                sequence,
+            } => {
+                for thread in 0..BLOCK {
+                    let word = data.offset(4 * thread);
+                    word.store_u32(word.load_u32().wrapping_mul(factor).wrapping_add(summand));
+                }
+                done.store_u32(sequence);
             }
         }
     }

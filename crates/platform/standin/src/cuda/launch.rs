@@ -14,6 +14,11 @@ use crate::core::{
 
 /// Device time in ns of a kernel whose name says none.
 const SHORT: u64 = 1_000;
+/// Device time in ns of a round of `xsched_bench_work`.
+const ROUND: u64 = 10;
+/// A round of `xsched_bench_work`: word × factor + summand.
+const FACTOR: u32 = 1_664_525;
+const SUMMAND: u32 = 1_013_904_223;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Action {
@@ -23,6 +28,8 @@ enum Action {
     Append,
     Until,
     Multiply,
+    Work,
+    Empty,
 }
 
 pub(super) struct Function {
@@ -45,6 +52,8 @@ impl Function {
             "append_u32_us" => (Action::Append, true),
             "until_u32" => (Action::Until, false),
             "matmul_u32" => (Action::Multiply, false),
+            "xsched_bench_work" => (Action::Work, false),
+            "xsched_bench_empty" => (Action::Empty, false),
             _ => return None,
         };
         Some(Self {
@@ -58,6 +67,8 @@ impl Function {
     fn shape(&self) -> &'static [Parameter] {
         use Parameter::{Address, Word};
         match (self.action, self.timed) {
+            (Action::Work, _) => &[Address, Address, Address, Word, Word],
+            (Action::Empty, _) => &[],
             (Action::Spin, _) => &[Word],
             (Action::Multiply, _) => &[Address, Address, Address, Word],
             (_, false) => &[Address, Word],
@@ -66,17 +77,16 @@ impl Function {
     }
 
     fn kernel(&self, values: &[Value]) -> Result<Kernel> {
-        if let [
-            Value::Address(a),
-            Value::Address(b),
-            Value::Address(c),
-            Value::Word(rows),
-        ] = *values
-        {
-            return Ok(Kernel {
-                duration: Duration::Nanoseconds(SHORT),
-                effect: Effect::Multiply([a, b, c], rows),
-            });
+        match self.action {
+            Action::Work => return work(values),
+            Action::Multiply => return multiply(values),
+            Action::Empty => {
+                return Ok(Kernel {
+                    duration: Duration::Nanoseconds(SHORT),
+                    effect: Effect::None,
+                });
+            }
+            _ => {}
         }
         let (place, words): (Option<Address>, &[Value]) = match values {
             [Value::Address(place), rest @ ..] => (Some(*place), rest),
@@ -103,10 +113,67 @@ impl Function {
             Action::Write => Effect::Write(place, value),
             Action::Add => Effect::Add(place, value),
             Action::Append => Effect::Append(place, value),
-            Action::Spin | Action::Until | Action::Multiply => Effect::None,
+            Action::Spin | Action::Until | Action::Work | Action::Empty | Action::Multiply => {
+                Effect::None
+            }
         };
         Ok(Kernel { duration, effect })
     }
+}
+
+/// `matmul_u32`: product, factors, rows.
+fn multiply(values: &[Value]) -> Result<Kernel> {
+    let &[
+        Value::Address(product),
+        Value::Address(left),
+        Value::Address(right),
+        Value::Word(rows),
+    ] = values
+    else {
+        return Err(INVALID_VALUE);
+    };
+    Ok(Kernel {
+        duration: Duration::Nanoseconds(SHORT),
+        effect: Effect::Multiply([product, left, right], rows),
+    })
+}
+
+/// `xsched_bench_work`: data, counter, done, rounds, sequence.
+fn work(values: &[Value]) -> Result<Kernel> {
+    let &[
+        Value::Address(data),
+        Value::Address(_counter),
+        Value::Address(done),
+        Value::Word(rounds),
+        Value::Word(sequence),
+    ] = values
+    else {
+        return Err(INVALID_VALUE);
+    };
+    // All rounds in one step, by squaring: square is a round, then 2, 4, 8 … of them.
+    let (mut factor, mut summand) = (1_u32, 0_u32);
+    let (mut square, mut left) = ((FACTOR, SUMMAND), rounds);
+    while left > 0 {
+        if left & 1 == 1 {
+            factor = factor.wrapping_mul(square.0);
+            summand = summand.wrapping_mul(square.0).wrapping_add(square.1);
+        }
+        square = (
+            square.0.wrapping_mul(square.0),
+            square.1.wrapping_mul(square.0).wrapping_add(square.1),
+        );
+        left >>= 1;
+    }
+    Ok(Kernel {
+        duration: Duration::Nanoseconds(SHORT + u64::from(rounds) * ROUND),
+        effect: Effect::Work {
+            data,
+            factor,
+            summand,
+            done,
+            sequence,
+        },
+    })
 }
 
 impl Driver {
@@ -261,7 +328,25 @@ mod tests {
         assert_eq!(shape("spin_us"), Some(1));
         assert_eq!(shape("write_u32"), Some(2));
         assert_eq!(shape("append_u32_us"), Some(3));
+        assert_eq!(shape("xsched_bench_work"), Some(5));
+        assert_eq!(shape("xsched_bench_empty"), Some(0));
         assert_eq!(shape("gemm"), None);
+    }
+
+    #[test]
+    fn rounds_of_work_are_counted_in_time_and_effect() {
+        let place = Value::Address(crate::core::memory::Block::new(4).unwrap().start());
+        let kernel = work(&[place, place, place, Value::Word(1000), Value::Word(7)]).unwrap();
+        assert!(matches!(kernel.duration, Duration::Nanoseconds(11_000)));
+        let round = |word: u32| word.wrapping_mul(FACTOR).wrapping_add(SUMMAND);
+        let Effect::Work {
+            factor, summand, ..
+        } = kernel.effect
+        else {
+            panic!("another effect")
+        };
+        let expect = (0..1000).fold(5_u32, |word, _| round(word));
+        assert_eq!(5_u32.wrapping_mul(factor).wrapping_add(summand), expect);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 """Stands in for PyTorch in the tests of the torch workload: the calls that the workload makes, on the
 CPU, with arithmetic that the tests know. Never shipped; its times mean nothing.
 
-`FAKE_TORCH` makes it fail: missing, broken, cpu-build, no-gpu, out-of-memory, changing, no-compiler.
+`FAKE_TORCH` makes it fail: missing, broken, cpu-build, no-gpu, out-of-memory, changing.
 `FAKE_TORCH_TRACE` names a file that gets a line for each piece of device work.
 """
 
@@ -71,21 +71,10 @@ class Tensor:
         trace(f"copy {other.device} to {self.device}")
         ctypes.memmove(self.memory, other.memory, 4 * self.numel())
 
-    def __getitem__(self, part):
-        assert part.start is None and part.step is None
-        memory = (ctypes.c_float * part.stop).from_buffer(self.memory)
-        return Tensor([part.stop], self.device, self.dtype, memory)
-
 
 def empty(*shape, dtype=float32, device="cpu", pin_memory=False):
     shape = shape[0] if isinstance(shape[0], tuple) else shape
     return Tensor(shape, "pinned" if pin_memory else device, dtype)
-
-
-def tensor(values, dtype=float32):
-    made = Tensor([len(values)], dtype=dtype)
-    made.memory[:] = values
-    return made
 
 
 def randn(*shape, generator):
