@@ -46,16 +46,29 @@ pub struct Launcher {
 }
 
 impl Launcher {
-    /// The command line and environment of one worker.
-    pub fn worker_command(&self, phase: &PhaseSpec, task: &TaskSpec) -> Command {
+    /// `xsched run`, up to the program that it becomes.
+    pub fn run_command(
+        &self,
+        scheduling: &Scheduling,
+        level: Option<u8>,
+        class: &str,
+        name: &str,
+    ) -> Command {
         let mut command = self.command();
-        match &phase.scheduling {
+        match scheduling {
             Scheduling::Off => command.env(env::DISABLE.name, "1"),
             Scheduling::Daemon(socket) => command.env(env::SOCKET.name, socket),
         };
-        if let Some(level) = phase.level {
+        if let Some(level) = level {
             command.env(env::LEVEL.name, level.to_string());
         }
+        command.args(["run", "--priority", class, "--name", name, "--"]);
+        command
+    }
+
+    /// The command line and environment of one worker.
+    pub fn worker_command(&self, phase: &PhaseSpec, task: &TaskSpec) -> Command {
+        let mut command = self.run_command(&phase.scheduling, phase.level, &task.class, &task.name);
         if phase.device == xsched_cpu::DEVICE_KIND {
             // gemm would read /proc/cpuinfo at every product to find this out; and candle's own
             // threads, which no queue owns, must not be started.
@@ -63,7 +76,6 @@ impl Launcher {
             command.env("RAYON_NUM_THREADS", threads.to_string());
             command.env("CANDLE_NUM_THREADS", "1");
         }
-        command.args(["run", "--priority", &task.class, "--name", &task.name, "--"]);
         command.arg(&self.program).arg("worker");
         let mut option = |name: &str, value: &dyn std::fmt::Display| {
             command.arg(name).arg(value.to_string());

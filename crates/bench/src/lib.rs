@@ -9,9 +9,11 @@
 
 pub mod scenario;
 
+pub(crate) mod clock;
 pub mod daemon;
 pub mod interrupt;
 pub mod launch;
+pub(crate) mod peer;
 pub mod phase;
 pub mod session;
 pub mod task;
@@ -116,5 +118,14 @@ pub struct UsageError(pub String);
 /// Runs a benchmark: exit code 0 on pass, 1 on a failed verdict or run, 130 on Ctrl-C. A
 /// [`UsageError`] means exit code 2.
 pub fn run(args: BenchArgs, mut context: Context) -> anyhow::Result<ExitCode> {
-    Ok(args.scenario.run(&mut context)?.into())
+    let outcome = args.scenario.run(&mut context).or_else(|error| {
+        match error.downcast_ref::<phase::Failure>() {
+            Some(phase::Failure::Interrupted(signal)) => {
+                writeln!(context.stderr, "interrupted by {signal}")?;
+                Ok(Outcome::Interrupted)
+            }
+            _ => Err(error),
+        }
+    })?;
+    Ok(outcome.into())
 }

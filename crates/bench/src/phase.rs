@@ -103,6 +103,12 @@ pub enum Failure {
         seconds: f64,
         log: String,
     },
+    #[error("{task} did not answer within {seconds:.0} s; it was ended; log: {log}")]
+    Silent {
+        task: String,
+        seconds: f64,
+        log: String,
+    },
     #[error("{task} ended early with {how}{words}; log: {log}")]
     Died {
         task: String,

@@ -9,6 +9,30 @@ pub const CONFIDENCE: f64 = 0.95;
 /// Significant digits that the histogram keeps.
 const DIGITS: u8 = 4;
 
+/// Percentiles of a set of times, microseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[allow(missing_docs)]
+pub struct Percentiles {
+    pub p50_us: f64,
+    pub p95_us: f64,
+    pub p99_us: f64,
+    pub max_us: f64,
+}
+
+impl Percentiles {
+    /// `None` when there are no samples.
+    pub fn of(samples_us: &[f64]) -> Option<Percentiles> {
+        // The summary's unit is that of its samples.
+        let summary = summarize(samples_us)?;
+        Some(Percentiles {
+            p50_us: summary.p50,
+            p95_us: summary.p95,
+            p99_us: summary.p99,
+            max_us: summary.max,
+        })
+    }
+}
+
 /// Where a percentile of the whole population lies, at [`CONFIDENCE`].
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Interval {

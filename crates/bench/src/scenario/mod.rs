@@ -2,6 +2,7 @@
 
 mod dual_model;
 mod options;
+mod preempt_latency;
 mod reaction;
 
 use std::fmt;
@@ -11,7 +12,11 @@ use clap::{ArgMatches, Command, FromArgMatches, Subcommand};
 use crate::{Context, Outcome};
 
 /// Every scenario, in the order of the help text.
-pub const ALL: &[&dyn Scenario] = &[&dual_model::DualModel, &reaction::Reaction];
+pub const ALL: &[&dyn Scenario] = &[
+    &dual_model::DualModel,
+    &preempt_latency::PreemptLatency,
+    &reaction::Reaction,
+];
 
 /// Something that `xsched bench` can run.
 pub trait Scenario: Sync {

@@ -6,30 +6,34 @@
 //! one clock for all processes. The low one spins only during a trial, so on two cores the daemon
 //! has the other core.
 
-use std::io::{BufRead, BufReader, Write};
-use std::process::{ChildStdout, Command as Program};
+use std::io::{BufRead, Write};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::{ArgMatches, Args as _, Command, FromArgMatches, ValueEnum};
-use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 use xsched_agent::Agent;
 use xsched_cpu::CpuQueue;
-use xsched_wire::env;
 use xsched_xqueue::XQueue;
 
 use super::Scenario;
+use crate::clock::now_ns;
 use crate::daemon::Daemon;
-use crate::launch::{Launcher, Process};
+use crate::interrupt::Interrupt;
+use crate::launch::Launcher;
 use crate::manifest::{Manifest, stamp};
-use crate::stats::{Summary, summarize};
+use crate::peer::Peer;
+use crate::phase::Failure;
+use crate::stats::Percentiles;
 use crate::store::{Store, json_text};
+use crate::task::Scheduling;
 use crate::{Context, Outcome, UsageError};
 
 const RESULT: &str = "reaction_result.json";
 /// Trials before those that count.
 const WARMUP: u32 = 50;
+/// A program that takes longer to answer hangs.
+const LIMIT: Duration = Duration::from_secs(30);
 /// Limits, µs.
 const P50_LIMIT: f64 = 30.0;
 const P99_LIMIT: f64 = 200.0;
@@ -90,15 +94,6 @@ enum Role {
     Low,
 }
 
-/// Microseconds.
-#[derive(Debug, Serialize)]
-struct Percentiles {
-    p50_us: f64,
-    p95_us: f64,
-    p99_us: f64,
-    max_us: f64,
-}
-
 #[derive(Debug, Serialize)]
 struct ReactionResult {
     test_name: &'static str,
@@ -122,31 +117,31 @@ fn measure(options: &Options, context: &mut Context) -> anyhow::Result<Outcome> 
         environment: context.environment.clone(),
         log_dir: store.path("logs"),
     };
-    let daemon =
-        Daemon::start(&launcher, &context.interrupt).map_err(|f| anyhow::anyhow!("{f}"))?;
-    let mut high = Peer::start(&launcher, &daemon, Role::High)?;
-    let mut low = Peer::start(&launcher, &daemon, Role::Low)?;
+    let interrupt = context.interrupt.clone();
+    let daemon = Daemon::start(&launcher, &interrupt)?;
+    let mut high = start(&launcher, &daemon, &interrupt, Role::High)?;
+    let mut low = start(&launcher, &daemon, &interrupt, Role::Low)?;
 
     let (mut close, mut open) = (Vec::new(), Vec::new());
     for trial in 0..options.trials + WARMUP {
         if context.interrupt.received().is_some() {
             return Ok(Outcome::Interrupted);
         }
-        low.tell("watch")?;
+        low.tell("watch");
         // Long enough that everybody but the watcher sleeps; not a whole number of ticks.
         std::thread::sleep(Duration::from_micros(1_000 + u64::from(trial % 97) * 21));
-        let rang = high.ask("ring")?;
-        let closed = low.read()?;
-        let idle = high.ask("drain")?;
-        let opened = low.read()?;
+        let rang = stamp_of(high.ask("ring", LIMIT))?;
+        let closed = stamp_of(low.read(LIMIT))?;
+        let idle = stamp_of(high.ask("drain", LIMIT))?;
+        let opened = stamp_of(low.read(LIMIT))?;
         if trial >= WARMUP {
             close.push((closed - rang) as f64 / 1_000.0);
             open.push((opened - idle) as f64 / 1_000.0);
         }
     }
 
-    let close = percentiles(&close)?;
-    let open = percentiles(&open)?;
+    let close = Percentiles::of(&close).context("no trials")?;
+    let open = Percentiles::of(&open).context("no trials")?;
     let passed = close.p50_us <= P50_LIMIT && close.p99_us <= P99_LIMIT;
     let manifest = Manifest::now("reaction", context.command.clone(), &context.version);
     let result = ReactionResult {
@@ -167,17 +162,6 @@ fn measure(options: &Options, context: &mut Context) -> anyhow::Result<Outcome> 
         context.stdout.write_all(text.as_bytes())?;
     }
     Ok(if passed { Outcome::Pass } else { Outcome::Fail })
-}
-
-fn percentiles(samples_us: &[f64]) -> anyhow::Result<Percentiles> {
-    // The summary's unit is that of its samples.
-    let summary: Summary = summarize(samples_us).context("no trials")?;
-    Ok(Percentiles {
-        p50_us: summary.p50,
-        p95_us: summary.p95,
-        p99_us: summary.p99,
-        max_us: summary.max,
-    })
 }
 
 impl ReactionResult {
@@ -204,59 +188,29 @@ impl ReactionResult {
     }
 }
 
-/// One of the two programs, seen from the harness.
-struct Peer {
-    process: Process,
-    lines: std::io::Lines<BufReader<ChildStdout>>,
+/// Starts one of the two programs; it is ready when this returns.
+fn start(
+    launcher: &Launcher,
+    daemon: &Daemon,
+    interrupt: &Interrupt,
+    role: Role,
+) -> Result<Peer, Failure> {
+    let (name, class) = match role {
+        Role::High => ("high", "high"),
+        Role::Low => ("low", "low"),
+    };
+    let scheduling = Scheduling::Daemon(daemon.socket().to_owned());
+    let mut command = launcher.run_command(&scheduling, None, class, name);
+    command.arg(&launcher.program);
+    command.args(["bench", "reaction", "--peer", name]);
+    let mut peer = Peer::start(launcher, command, name, interrupt)?;
+    peer.read(LIMIT)?;
+    Ok(peer)
 }
 
-impl Peer {
-    fn start(launcher: &Launcher, daemon: &Daemon, role: Role) -> anyhow::Result<Self> {
-        let (name, priority) = match role {
-            Role::High => ("high", "100"),
-            Role::Low => ("low", "-100"),
-        };
-        let mut command = Program::new(&launcher.program);
-        command
-            .args(["bench", "reaction", "--peer", name])
-            .envs(
-                launcher
-                    .environment
-                    .iter()
-                    .map(|(name, value)| (name, value)),
-            )
-            .env_remove(env::DISABLE.name)
-            .env(env::SOCKET.name, daemon.socket())
-            .env(env::SCHEDULER.name, "GLB")
-            .env(env::NAME.name, name)
-            .env(env::PRIORITY.name, priority);
-        let mut process = launcher.spawn(command, name)?;
-        let stdout = process.take_stdout().context("no standard output")?;
-        let lines = BufReader::new(stdout).lines();
-        let mut peer = Peer { process, lines };
-        peer.read()
-            .with_context(|| format!("the {name} program did not start"))?;
-        Ok(peer)
-    }
-
-    fn tell(&mut self, what: &str) -> anyhow::Result<()> {
-        self.process.send(what);
-        Ok(())
-    }
-
-    fn ask(&mut self, what: &str) -> anyhow::Result<u64> {
-        self.tell(what)?;
-        self.read()
-    }
-
-    /// The next time stamp, ns.
-    fn read(&mut self) -> anyhow::Result<u64> {
-        let Some(line) = self.lines.next() else {
-            let words = self.process.last_words().unwrap_or_default();
-            bail!("a program of the trial ended early: {words}");
-        };
-        Ok(line?.trim().parse()?)
-    }
+/// The next time stamp, ns.
+fn stamp_of(line: Result<String, Failure>) -> anyhow::Result<u64> {
+    Ok(line?.trim().parse()?)
 }
 
 /// The program itself: reads instructions, answers with time stamps.
@@ -312,9 +266,4 @@ fn say(stamp: u64) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{stamp}")?;
     Ok(out.flush()?)
-}
-
-fn now_ns() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }

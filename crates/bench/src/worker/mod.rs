@@ -19,8 +19,8 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, TryRecvError};
 use std::time::Duration;
 
 use clap::ValueEnum;
-use rustix::time::{ClockId, clock_gettime};
 
+use crate::clock::now_ns;
 use crate::models::{Architecture, IMAGE_SIZE};
 use pace::{Clock, Nanos, SECOND, Schedule};
 use protocol::{ErrorKind, Instruction, Report};
@@ -364,8 +364,7 @@ impl RealClock {
 
 impl Clock for RealClock {
     fn now(&mut self) -> Nanos {
-        let now = clock_gettime(ClockId::Monotonic);
-        now.tv_sec as Nanos * SECOND + now.tv_nsec as Nanos
+        now_ns()
     }
 
     fn wait(&mut self, until: Nanos) {

@@ -9,6 +9,7 @@
 
 use std::{
     ffi::{CStr, c_char, c_void},
+    os::fd::{BorrowedFd, OwnedFd},
     ptr,
     sync::atomic::AtomicU32,
 };
@@ -64,6 +65,7 @@ entry_points! {
     host_device_pointer = "cuMemHostGetDevicePointer_v2" (*mut u64, Raw, u32);
     stream_create = "cuStreamCreate" (*mut Raw, u32);
     stream_synchronize = "cuStreamSynchronize" (Raw);
+    stream_wait_value = "cuStreamWaitValue32_v2" (Raw, u64, u32, u32);
     fill_words = "cuMemsetD32Async" (u64, u32, usize, Raw);
     copy_to_device = "cuMemcpyHtoDAsync_v2" (u64, *const c_void, usize, Raw);
     copy_to_host = "cuMemcpyDtoHAsync_v2" (*mut c_void, u64, usize, Raw);
@@ -103,6 +105,7 @@ pub(crate) enum Error {
 #[derive(Clone)]
 pub(crate) struct Device {
     api: Api,
+    context: Raw,
     /// What NVIDIA calls it.
     pub(crate) name: String,
     /// Blocks of [`BLOCK`] threads that fill it.
@@ -114,6 +117,8 @@ pub(crate) struct Device {
 
 // SAFETY: handles and function pointers of the driver, which any thread may use.
 unsafe impl Send for Device {}
+// SAFETY: as above; the driver locks what it shares.
+unsafe impl Sync for Device {}
 
 /// A stream of its own, independent of the default stream.
 #[derive(Clone, Copy)]
@@ -121,6 +126,8 @@ pub(crate) struct Stream(Raw);
 
 // SAFETY: a handle that any thread may use.
 unsafe impl Send for Stream {}
+// SAFETY: as above.
+unsafe impl Sync for Stream {}
 
 /// A graph that can be launched.
 pub(crate) struct Graph(Raw);
@@ -235,10 +242,19 @@ impl Device {
         let blocks_each = (threads as usize / BLOCK).max(1) as u32;
         Ok(Device {
             api,
+            context,
             name: api.device_name(ordinal)?,
             blocks: multiprocessors.max(1) * blocks_each,
             work,
             events,
+        })
+    }
+
+    /// Makes the context current in the calling thread, too.
+    pub(crate) fn enter(&self) -> Result<(), Error> {
+        // SAFETY: the context is never released.
+        self.api.check("cuCtxSetCurrent", unsafe {
+            (self.api.context_set_current)(self.context)
         })
     }
 
@@ -316,6 +332,15 @@ impl Device {
         // SAFETY: both have that length and are never freed; the words are atomic.
         self.api.check("cuMemcpyDtoHAsync", unsafe {
             (self.api.copy_to_host)(place, from.device, bytes, on.0)
+        })
+    }
+
+    /// The stream waits until the first word is at least `value` (cyclically).
+    pub(crate) fn wait_for(&self, word: HostWords, value: u32, on: Stream) -> Result<(), Error> {
+        const GREATER_OR_EQUAL: u32 = 0;
+        // SAFETY: mapped host memory that is never freed.
+        self.api.check("cuStreamWaitValue32", unsafe {
+            (self.api.stream_wait_value)(on.0, word.device, value, GREATER_OR_EQUAL)
         })
     }
 
@@ -472,4 +497,12 @@ pub(crate) fn level_in_force() -> u8 {
     // SAFETY: the shim's function of that name takes nothing and returns an int.
     let level = unsafe { Library::this().get::<extern "C" fn() -> i32>(b"xsched_level\0") };
     level.map_or(0, |level| level().clamp(0, 3) as u8)
+}
+
+/// A duplicate of a descriptor of this process that somebody else owns.
+pub(crate) fn duplicate(number: i32) -> std::io::Result<OwnedFd> {
+    // SAFETY: borrowed for this call alone; should its owner close it meanwhile, the call fails or
+    // duplicates a file that the caller looks at before use.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
+    Ok(rustix::io::fcntl_dupfd_cloexec(borrowed, 3)?)
 }

@@ -1,0 +1,137 @@
+//! Benchmarks as black boxes: `xsched`, its daemon and, over the stand-in driver, the shim. No figure
+//! decides here; a stand-in's are no results.
+
+mod common;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// `xsched` with the shim beside it, as installed, and a stand-in device of its own.
+struct Installed {
+    root: TempDir,
+}
+
+impl Installed {
+    fn new() -> Self {
+        let built = std::env::current_exe().unwrap();
+        let built = built.parent().unwrap();
+        // On the same file system, so that links will do; a copy of the program is large.
+        let root = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let link = |from: PathBuf, to: &str| {
+            assert!(from.exists(), "{} is not built", from.display());
+            fs::hard_link(from, root.path().join(to)).unwrap();
+        };
+        link(common::executable().to_owned(), "xsched");
+        link(built.join("libshimcuda.so"), "libshimcuda.so");
+        link(built.join("libstandin_cuda.so"), "libcuda.so.1");
+        Installed { root }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.root.path().join(name)
+    }
+
+    /// `xsched bench WORDS --out …`, which must end with this exit code; gives its two outputs.
+    fn bench(&self, words: &str, variables: &[(&str, &str)], code: i32) -> (String, String) {
+        let mut command = common::clean(self.path("xsched"));
+        command
+            .arg("bench")
+            .args(words.split_whitespace())
+            .arg("--out")
+            .arg(self.path("out"))
+            .env("LD_LIBRARY_PATH", self.root.path())
+            .env("STANDIN_SHM", self.path("device"))
+            .envs(variables.iter().copied());
+        let output = command.output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        let (stdout, stderr) = (text(output.stdout), text(output.stderr));
+        assert_eq!(
+            output.status.code(),
+            Some(code),
+            "{words}\n{stdout}\n{stderr}"
+        );
+        (stdout, stderr)
+    }
+
+    fn result(&self, name: &str) -> Value {
+        read(&self.path("out").join(name))
+    }
+}
+
+fn read(file: &Path) -> Value {
+    serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap()
+}
+
+#[test]
+fn preemption_is_measured_at_every_level() {
+    let check = |device: &str, level: u8| {
+        let xsched = Installed::new();
+        let words = format!(
+            "preempt-latency --device {device} --level {level} --kernel-us 300 --trials 20"
+        );
+        // Too few trials to pass.
+        xsched.bench(&words, &[], 1);
+        let result = xsched.result("preempt_latency_result.json");
+        assert_eq!(
+            (&result["level"], &result["trials"]),
+            (&level.into(), &20.into())
+        );
+        assert_ne!(result["verdict"], "pass");
+        let samples = fs::read_to_string(xsched.path("out/preempt_latency_samples.csv")).unwrap();
+        assert_eq!(samples.lines().count(), 21);
+        match level {
+            // Whatever the time, the window bounds what goes on behind a closed gate.
+            1 => assert!(result["most_commands"].as_u64().unwrap() <= 8),
+            3 => assert!(result["alone"]["p50_us"].as_f64().unwrap() > 0.0),
+            _ => {}
+        }
+    };
+    for level in [1, 2, 3] {
+        check("cuda", level);
+    }
+    check("cpu", 1);
+    check("cpu", 2);
+}
+
+#[test]
+fn a_level_that_does_not_work_is_said() {
+    let xsched = Installed::new();
+    let refused = [("STANDIN_FAIL", "ioctl:EPERM")];
+    let words = "preempt-latency --device cuda --level 3 --trials 20";
+    let (_, stderr) = xsched.bench(words, &refused, 1);
+    let says = "level 3 does not work here: level 2 is in force";
+    assert!(stderr.contains(says), "{stderr}");
+}
+
+#[test]
+fn without_a_driver_a_benchmark_says_so() {
+    let xsched = Installed::new();
+    fs::remove_file(xsched.path("libcuda.so.1")).unwrap();
+    let words = "preempt-latency --device cuda --level 1 --trials 20";
+    let none = [("STANDIN_FAIL", "cuInit:100")];
+    let (_, stderr) = xsched.bench(words, &none, 1);
+    assert!(stderr.contains("the NVIDIA driver"), "{stderr}");
+}
+
+#[test]
+fn bad_input_is_one_line_and_leaves_nothing() {
+    let xsched = Installed::new();
+    for (words, says) in [
+        ("preempt-latency", "--level is missing"),
+        ("preempt-latency --level 4", "4"),
+        ("preempt-latency --level 1 --trials 3", "--trials 3"),
+        ("preempt-latency --level 1 --kernel-us 0", "--kernel-us 0"),
+        ("preempt-latency --level 1 --device tpu", "tpu"),
+    ] {
+        let (stdout, stderr) = xsched.bench(words, &[], 2);
+        assert_eq!(stdout, "");
+        assert_eq!(stderr.lines().count(), 1, "{stderr}");
+        assert!(stderr.contains(says), "{stderr}");
+        assert!(!xsched.path("out").exists(), "{words}");
+    }
+}
