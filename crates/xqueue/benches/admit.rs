@@ -40,7 +40,7 @@ impl HwQueue for Bare {
         Ok(())
     }
     fn spacing(&self) -> Spacing {
-        Spacing::every(u32::MAX)
+        Spacing::Commands(u32::MAX)
     }
 }
 

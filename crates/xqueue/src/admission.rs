@@ -25,7 +25,7 @@ use crate::{
     hw::{HwError, HwQueue},
     link::Slot,
     marks::{Mark, Marks},
-    spacing::{Interval, Spacing},
+    spacing::Interval,
 };
 
 /// Commands in flight while the gate is closed, after which admission waits: drivers block at
@@ -82,14 +82,14 @@ pub(crate) struct Admission {
 }
 
 impl Admission {
-    pub(crate) fn new(slot: Slot, spacing: Spacing, threshold: u32, batch: u32) -> Self {
+    pub(crate) fn new(slot: Slot, threshold: u32, batch: u32) -> Self {
         Admission {
             slot,
             marks: Marks::default(),
             level: AtomicU32::new(PASS_THROUGH),
             threshold: AtomicU32::new(threshold),
             batch: AtomicU32::new(batch),
-            interval: Interval::new(spacing),
+            interval: Interval::default(),
             attention: AtomicU64::new(u64::MAX),
             behind_gate: Mutex::new(None),
         }
@@ -179,10 +179,12 @@ impl Admission {
     }
 
     fn attend_gate<Q: HwQueue>(&self, hw: &Q, number: u64) -> Result<(), HwError> {
-        let due = self.claim(number, number + u64::from(self.interval.commands()));
+        let spacing = hw.spacing();
+        let commands = self.interval.commands(spacing);
+        let due = self.claim(number, number + u64::from(commands));
         if due {
             let done = self.marks.done(self.slot);
-            self.interval.observe(Instant::now(), done);
+            self.interval.observe(spacing, Instant::now(), done);
             if self.slot.block.forwarded_count() > done {
                 // Tells how far the device is: progress for the scheduler, and the bound below.
                 self.marks.place(hw, self.slot)?;

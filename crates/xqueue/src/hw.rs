@@ -63,7 +63,7 @@ pub trait HwQueue: Send + Sync + 'static {
     /// Tells the hardware's slicer how to treat the queue (Lv3).
     fn set_share(&self, share: Share) -> Result<(), HwError>;
 
-    /// What is wanted between two gates; asked once.
+    /// What is wanted between two gates; asked for anew at every gate.
     fn spacing(&self) -> Spacing;
 
     /// Called by the agent every 10 to 100 ms: a chance to see whether what was set still stands.

@@ -87,7 +87,7 @@ impl<Q: HwQueue> XQueue<Q> {
     pub fn new(hw: Q, slot: Slot, link: Arc<dyn Link>, managing: Option<Managing>) -> Self {
         let support = hw.support();
         let launch = managing.map_or_else(LaunchConfig::default, |managing| managing.launch);
-        let admission = Admission::new(slot, hw.spacing(), launch.threshold, launch.batch);
+        let admission = Admission::new(slot, launch.threshold, launch.batch);
         let level = managing.map(|managing| managing.level.within(support.level));
         admission.set_level(level);
         let reason = match (managing.map(|managing| managing.level), level) {

@@ -170,7 +170,7 @@ impl HwQueue for CpuQueue {
     }
 
     fn spacing(&self) -> Spacing {
-        Spacing::every(1) // an open gate costs one load
+        Spacing::Commands(1) // an open gate costs one load
     }
 }
 

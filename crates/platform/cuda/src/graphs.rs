@@ -174,7 +174,7 @@ impl HwQueue for Common {
     }
 
     fn spacing(&self) -> Spacing {
-        Spacing::every(1)
+        Spacing::Commands(1)
     }
 }
 
