@@ -187,6 +187,13 @@ pub fn release_at_exit() {
     process::at_exit();
 }
 
+/// Starts a thread of ours in somebody else's process: no signal is ever handled on it.
+pub fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    let _signals = process::BlockedSignals::new();
+    let builder = std::thread::Builder::new().name(name.into());
+    builder.spawn(body).map(drop)
+}
+
 fn start_thread(shared: &Arc<Shared>) {
     if !shared.claim_thread() {
         return;
@@ -204,11 +211,7 @@ fn start_thread(shared: &Arc<Shared>) {
             shared.release_all();
         }
     };
-    let _signals = process::BlockedSignals::new();
-    let started = std::thread::Builder::new()
-        .name("xsched-agent".into())
-        .spawn(body);
-    if let Err(error) = started {
+    if let Err(error) = spawn("xsched-agent", body) {
         log::warn(&format!(
             "no agent thread ({error}): this program runs unscheduled"
         ));
