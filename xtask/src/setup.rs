@@ -1,11 +1,25 @@
 //! What building and testing needs beside Rust itself.
 
-use std::process::{Command, Stdio};
+use std::{
+    path::Path,
+    process::{Command, Stdio},
+};
 
 use anyhow::{Result, bail};
 
 /// A program, and the Debian package that has it.
 const PROGRAMS: &[(&str, &str)] = &[("cc", "gcc"), ("python3", "python3")];
+/// A file, and the Debian package that has it: an OpenCL to test with, and programs that use it.
+const FILES: &[(&str, &str)] = &[
+    ("/etc/OpenCL/vendors/pocl.icd", "pocl-opencl-icd"),
+    ("/usr/include/CL/cl.h", "ocl-icd-opencl-dev"),
+    ("/usr/bin/clinfo", "clinfo"),
+    (
+        "/usr/lib/python3/dist-packages/pyopencl",
+        "python3-pyopencl",
+    ),
+    ("/usr/bin/pytest-3", "python3-pytest"),
+];
 /// Parts of the Rust toolchain.
 const COMPONENTS: &[&str] = &["rustfmt", "clippy"];
 
@@ -13,6 +27,7 @@ pub(crate) fn run() -> Result<()> {
     let missing: Vec<_> = PROGRAMS
         .iter()
         .filter(|(program, _)| !answers(program, &["--version"]))
+        .chain(FILES.iter().filter(|(file, _)| !Path::new(file).exists()))
         .map(|&(_, package)| package)
         .collect();
     if !missing.is_empty() {

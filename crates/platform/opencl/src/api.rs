@@ -1,0 +1,41 @@
+//! C entry points for programs that know the shim, for instance from Python by ctypes.
+
+use xsched_wire::Hints;
+
+use crate::{queues, shim::state, sys::*};
+
+/// The preemption level in force on a command queue, 1 to 3. 0: nobody schedules it.
+#[unsafe(no_mangle)]
+pub extern "C" fn xsched_opencl_level(queue: Queue) -> i32 {
+    let level = || {
+        let (_, scheduled) = queues::scheduled(queue)?;
+        if !state::agent()?.is_scheduled() {
+            return None;
+        }
+        scheduled.queue.level()
+    };
+    state::guarded(level)
+        .flatten()
+        .map_or(0, |level| level as i32)
+}
+
+/// Gives a command queue a priority of its own, -255 to 255, larger is more urgent (-256: do not
+/// run); it becomes its own task group. Returns 0, or 1 if the priority is out of range, or 2 if
+/// the queue is not scheduled.
+#[unsafe(no_mangle)]
+pub extern "C" fn xsched_opencl_set_priority(queue: Queue, priority: i32) -> i32 {
+    if !(-256..=255).contains(&priority) {
+        return 1;
+    }
+    let set = || {
+        let (_, scheduled) = queues::scheduled(queue)?;
+        let priority = Some(priority);
+        state::agent()?.hint(&scheduled.queue, Hints { priority });
+        Some(())
+    };
+    if state::guarded(set).flatten().is_some() {
+        0
+    } else {
+        2
+    }
+}

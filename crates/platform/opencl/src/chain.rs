@@ -1,0 +1,274 @@
+//! Which gates stand in a queue, and which of them may be passed: no driver, no clock.
+//!
+//! A gate is a user event that a barrier in the queue waits for. One that was completed cannot be
+//! closed again, so gates stand *ahead* of the device, not completed yet, and each is completed
+//! when the device comes near. How near a device is tell the marks: marks and gates alternate, and
+//! a gate may be passed when the last mark before it was reached (*just in time*), or the one before
+//! that (*one group ahead*).
+//!
+//! ```text
+//! queue   ..commands.. M1 G1 ..commands.. M2 G2 ..commands.. M3 G3 ..
+//! reached      ^ device: M1 is not reached yet
+//! ```
+//! One group ahead costs no pause between groups, and suspending lets at most the rest of this group
+//! and the next one run. Just in time lets only this group end, and costs the time in which a
+//! callback completes the gate: for long groups, where that is little.
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+use xsched_xqueue::hw;
+
+/// How long a group of commands should take: the gate and the mark cost about 15 µs of a CPU.
+const GROUP: Duration = Duration::from_millis(2);
+/// From this on a group's gate is completed just in time.
+const LONG: Duration = Duration::from_millis(10);
+/// Commands in a group at most.
+const MOST: u32 = 64;
+/// A command is never taken for longer than this, or a pause of the program would be remembered.
+const LONGEST: Duration = Duration::from_millis(50);
+
+/// Gates `G` and marks `M` of one queue.
+#[derive(Debug)]
+pub(crate) struct Chain<G, M> {
+    /// Not completed, in the order of the queue, each with the last mark before it.
+    armed: VecDeque<(u32, G)>,
+    outstanding: VecDeque<Mark<M>>,
+    /// The last mark placed, and the last one reached.
+    marked: u32,
+    reached: u32,
+    /// Commands before the last mark reached, and when it was placed and reached.
+    covered: u64,
+    last: Option<(Instant, Instant)>,
+    /// How long one command takes: the longest seen, slowly forgotten.
+    command: Duration,
+}
+
+#[derive(Debug)]
+struct Mark<M> {
+    value: u32,
+    covers: u64,
+    placed: Instant,
+    mark: M,
+}
+
+impl<G, M: Copy> Chain<G, M> {
+    pub(crate) fn new() -> Self {
+        Chain {
+            armed: VecDeque::new(),
+            outstanding: VecDeque::new(),
+            marked: 0,
+            reached: 0,
+            covered: 0,
+            last: None,
+            command: LONGEST,
+        }
+    }
+
+    /// A mark was enqueued behind `covers` commands.
+    pub(crate) fn marked(&mut self, value: u32, covers: u64, now: Instant, mark: M) {
+        self.marked = value;
+        self.outstanding.push_back(Mark {
+            value,
+            covers,
+            placed: now,
+            mark,
+        });
+    }
+
+    /// A mark was reached, and all before it. Gives those not known to be reached before.
+    pub(crate) fn reach(&mut self, value: u32, now: Instant) -> Vec<M> {
+        let mut over = Vec::new();
+        while let Some(mark) = self.outstanding.front()
+            && hw::reached(value, mark.value)
+        {
+            let (commands, placed) = (mark.covers.saturating_sub(self.covered), mark.placed);
+            self.reached = mark.value;
+            self.covered = mark.covers;
+            over.push(mark.mark);
+            self.outstanding.pop_front();
+            // From the moment on at which the device could begin with the first of these commands.
+            if let Some((placed_before, reached_before)) = self.last {
+                let took = now.duration_since(placed_before.max(reached_before));
+                self.observe(commands, took);
+            }
+            self.last = Some((placed, now));
+        }
+        over
+    }
+
+    fn observe(&mut self, commands: u64, took: Duration) {
+        let Ok(commands) = u32::try_from(commands) else {
+            return;
+        };
+        if commands == 0 {
+            return;
+        }
+        let one = (took / commands).min(LONGEST);
+        self.command = one.max(self.command / 2);
+    }
+
+    /// Commands between two gates.
+    pub(crate) fn interval(&self) -> u32 {
+        let command = self.command.as_nanos().max(1);
+        (GROUP.as_nanos() / command).clamp(1, u128::from(MOST)) as u32
+    }
+
+    /// Groups that may be under way before their gates were seen from nearby.
+    fn ahead(&self) -> u32 {
+        u32::from(self.command * self.interval() < LONG)
+    }
+
+    /// Whether a gate placed now stands far enough ahead of the device to be worth it.
+    pub(crate) fn runs_ahead(&self) -> bool {
+        !self.may_pass(self.marked)
+    }
+
+    fn may_pass(&self, mark: u32) -> bool {
+        hw::reached(self.reached.wrapping_add(self.ahead()), mark)
+    }
+
+    /// A gate stands in the queue behind every mark placed so far.
+    pub(crate) fn arm(&mut self, gate: G) {
+        self.armed.push_back((self.marked, gate));
+    }
+
+    /// Takes out the gates that may be passed now.
+    pub(crate) fn take(&mut self) -> Vec<G> {
+        let near = self
+            .armed
+            .iter()
+            .take_while(|(mark, _)| self.may_pass(*mark))
+            .count();
+        self.armed.drain(..near).map(|(_, gate)| gate).collect()
+    }
+
+    /// Takes out every gate.
+    pub(crate) fn take_all(&mut self) -> Vec<G> {
+        self.armed.drain(..).map(|(_, gate)| gate).collect()
+    }
+
+    /// Whether any gate stands in the queue.
+    pub(crate) fn is_armed(&self) -> bool {
+        !self.armed.is_empty()
+    }
+
+    /// The first mark that is not known to be reached.
+    pub(crate) fn next_mark(&self) -> Option<(u32, M)> {
+        self.outstanding.front().map(|mark| (mark.value, mark.mark))
+    }
+
+    /// Forgets the marks that are not known to be reached.
+    pub(crate) fn forget_marks(&mut self) -> Vec<M> {
+        self.outstanding.drain(..).map(|mark| mark.mark).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A queue that runs commands of one length, its mark and gate at every interval.
+    struct Model {
+        chain: Chain<u32, u32>,
+        now: Instant,
+        submitted: u64,
+        /// Commands before each mark, since the mark before.
+        groups: Vec<u32>,
+    }
+
+    impl Model {
+        fn new() -> Self {
+            Model {
+                chain: Chain::new(),
+                now: Instant::now(),
+                submitted: 0,
+                groups: vec![0],
+            }
+        }
+
+        /// A group is submitted, then a mark and, where it is worth it, a gate named as the mark.
+        fn group(&mut self) {
+            let (mark, commands) = (self.groups.len() as u32, self.chain.interval());
+            self.submitted += u64::from(commands);
+            self.groups.push(commands);
+            self.chain.marked(mark, self.submitted, self.now, mark);
+            if self.chain.runs_ahead() {
+                self.chain.arm(mark);
+            }
+        }
+
+        /// The device executes the group before a mark; gives the gates that open then.
+        fn run(&mut self, mark: u32, command: Duration) -> Vec<u32> {
+            self.now += command * self.groups[mark as usize];
+            self.chain.reach(mark, self.now);
+            self.chain.take()
+        }
+    }
+
+    #[test]
+    fn long_commands_are_let_through_one_by_one() {
+        let mut model = Model::new();
+        for _ in 1..=5 {
+            model.group();
+        }
+        for mark in 1..=5 {
+            assert_eq!(model.run(mark, Duration::from_millis(20)), [mark]);
+            assert_eq!(model.chain.interval(), 1);
+        }
+        assert!(!model.chain.is_armed());
+    }
+
+    #[test]
+    fn short_commands_share_a_gate_that_is_opened_one_group_ahead() {
+        let mut model = Model::new();
+        for mark in 1..=60 {
+            model.group();
+            if mark > 3 {
+                model.run(mark - 3, Duration::from_micros(100));
+            }
+        }
+        assert_eq!(model.chain.interval(), 20, "2 ms");
+        assert_eq!(model.chain.take_all(), [59, 60], "58 is the next group's");
+    }
+
+    #[test]
+    fn a_queue_that_was_idle_needs_no_gate() {
+        let mut model = Model::new();
+        assert!(!model.chain.runs_ahead());
+        model.group();
+        model.run(1, Duration::from_millis(20));
+        assert!(!model.chain.runs_ahead());
+    }
+
+    #[test]
+    fn a_pause_of_the_program_is_forgotten() {
+        let mut model = Model::new();
+        let mut groups = |count: u32, command: Duration| {
+            for _ in 0..count {
+                let mark = model.groups.len() as u32;
+                model.group();
+                model.run(mark, command);
+            }
+            model.chain.interval()
+        };
+        let short = Duration::from_micros(10);
+        assert_eq!(groups(20, short), MOST);
+        assert_eq!(groups(1, Duration::from_secs(60)), 1);
+        assert_eq!(groups(15, short), MOST);
+    }
+
+    #[test]
+    fn marks_reported_late_or_twice_count_once() {
+        let mut model = Model::new();
+        for _ in 1..=3 {
+            model.group();
+        }
+        assert_eq!(model.chain.reach(2, model.now), [1, 2]);
+        assert_eq!(model.chain.reach(1, model.now), [0; 0]);
+        assert_eq!(model.chain.next_mark(), Some((3, 3)));
+        assert_eq!(model.chain.forget_marks(), [3]);
+    }
+}

@@ -1,0 +1,119 @@
+//! Hooks of functions that no loader exports: vendors hand them out by name.
+//!
+//! Each platform has its own function behind a name, so a hook asks the platform of its queue.
+
+use std::{
+    ffi::{CStr, c_void},
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+use crate::{
+    driver::{self, Outcome, property},
+    hooks::{Hook, submit, submit_and_wait},
+    queues,
+    sys::*,
+};
+
+/// One name's function on each platform.
+struct Vendors {
+    name: &'static CStr,
+    known: [(AtomicUsize, AtomicUsize); 8],
+}
+
+impl Vendors {
+    const fn new(name: &'static CStr) -> Self {
+        Vendors {
+            name,
+            known: [const { (AtomicUsize::new(0), AtomicUsize::new(0)) }; 8],
+        }
+    }
+
+    /// The function of the platform of this device.
+    fn of_device(&self, device: Opaque) -> Option<*mut c_void> {
+        let platform = property::<usize>(driver::device_info, device, CL_DEVICE_PLATFORM)?;
+        for (owner, address) in &self.known {
+            match owner.load(Ordering::Acquire) {
+                0 => break,
+                known if known == platform => {
+                    let address = address.load(Ordering::Acquire);
+                    return (address != 0).then_some(address as *mut c_void);
+                }
+                _ => {}
+            }
+        }
+        self.ask(platform)
+    }
+
+    #[cold]
+    fn ask(&self, platform: usize) -> Option<*mut c_void> {
+        // SAFETY: the platform of a device of the program's; a terminated string.
+        let found = unsafe { driver::extension(platform as Opaque, self.name.as_ptr()) };
+        if found.is_null() {
+            return None;
+        }
+        let free = self.known.iter().find(|(owner, address)| {
+            // The address first: whoever sees the owner sees it.
+            let taken =
+                address.compare_exchange(0, found as usize, Ordering::AcqRel, Ordering::Relaxed);
+            taken.is_ok() && owner.load(Ordering::Relaxed) == 0
+        });
+        if let Some((owner, _)) = free {
+            owner.store(platform, Ordering::Release);
+        }
+        Some(found)
+    }
+
+    /// The function of the platform of this queue.
+    fn of_queue(&self, queue: Queue) -> Option<*mut c_void> {
+        let device = property::<usize>(driver::queue_info, queue, CL_QUEUE_DEVICE)?;
+        self.of_device(device as Opaque)
+    }
+}
+
+/// Defines functions that run `$around` with a closure that calls the vendor's.
+macro_rules! extensions {
+    ($table:ident -> $result:ty, by $by:ident; $($name:ident / $symbol:literal ($first:ident: $first_kind:ty, $($arg:ident: $kind:ty),*) of $owner:expr => $around:expr;)*) => {
+        $(
+            unsafe extern "C" fn $name($first: $first_kind, $($arg: $kind),*) -> $result {
+                static VENDORS: Vendors = Vendors::new($symbol);
+                let Some(real) = VENDORS.$by($owner) else { return <$result as Outcome>::MISSING };
+                let call = || {
+                    type Real = unsafe extern "C" fn($first_kind, $($kind),*) -> $result;
+                    // SAFETY: the function of that name, whose signature this is (cl_ext.h).
+                    let real = unsafe { std::mem::transmute::<*mut c_void, Real>(real) };
+                    // SAFETY: the caller's arguments, passed on untouched.
+                    unsafe { real($first, $($arg),*) }
+                };
+                $around(call)
+            }
+        )*
+        const $table: &[Hook] = &[$(Hook { name: $symbol, address: $name as *const c_void }),*];
+    };
+}
+
+extensions! { SUBMITTING -> i32, by of_queue;
+    mem_fill_intel / c"clEnqueueMemFillINTEL" (queue: Queue, to: Opaque, pattern: Opaque, pattern_bytes: usize, bytes: usize, count: u32, list: Opaque, event: *mut Event) of queue => |call| submit(queue, event, call);
+    memcpy_intel / c"clEnqueueMemcpyINTEL" (queue: Queue, blocking: u32, to: Opaque, from: Opaque, bytes: usize, count: u32, list: Opaque, event: *mut Event) of queue => |call| submit_and_wait(queue, blocking, event, call);
+    migrate_mem_intel / c"clEnqueueMigrateMemINTEL" (queue: Queue, pointer: Opaque, bytes: usize, flags: u64, count: u32, list: Opaque, event: *mut Event) of queue => |call| submit(queue, event, call);
+    mem_advise_intel / c"clEnqueueMemAdviseINTEL" (queue: Queue, pointer: Opaque, bytes: usize, advice: u32, count: u32, list: Opaque, event: *mut Event) of queue => |call| submit(queue, event, call);
+    svm_free_arm / c"clEnqueueSVMFreeARM" (queue: Queue, pointers: u32, pointer_list: Opaque, callback: Opaque, data: Opaque, count: u32, list: Opaque, event: *mut Event) of queue => |call| submit(queue, event, call);
+    svm_memcpy_arm / c"clEnqueueSVMMemcpyARM" (queue: Queue, blocking: u32, to: Opaque, from: Opaque, bytes: usize, count: u32, list: Opaque, event: *mut Event) of queue => |call| submit_and_wait(queue, blocking, event, call);
+    svm_mem_fill_arm / c"clEnqueueSVMMemFillARM" (queue: Queue, pointer: Opaque, pattern: Opaque, pattern_bytes: usize, bytes: usize, count: u32, list: Opaque, event: *mut Event) of queue => |call| submit(queue, event, call);
+    svm_map_arm / c"clEnqueueSVMMapARM" (queue: Queue, blocking: u32, flags: u64, pointer: Opaque, bytes: usize, count: u32, list: Opaque, event: *mut Event) of queue => |call| submit_and_wait(queue, blocking, event, call);
+    svm_unmap_arm / c"clEnqueueSVMUnmapARM" (queue: Queue, pointer: Opaque, count: u32, list: Opaque, event: *mut Event) of queue => |call| submit(queue, event, call);
+    acquire_external / c"clEnqueueAcquireExternalMemObjectsKHR" (queue: Queue, objects: u32, object_list: Opaque, count: u32, list: Opaque, event: *mut Event) of queue => |call| submit(queue, event, call);
+    release_external / c"clEnqueueReleaseExternalMemObjectsKHR" (queue: Queue, objects: u32, object_list: Opaque, count: u32, list: Opaque, event: *mut Event) of queue => |call| submit(queue, event, call);
+    wait_semaphores / c"clEnqueueWaitSemaphoresKHR" (queue: Queue, semaphores: u32, semaphore_list: Opaque, payloads: Opaque, count: u32, list: Opaque, event: *mut Event) of queue => |call| submit(queue, event, call);
+    signal_semaphores / c"clEnqueueSignalSemaphoresKHR" (queue: Queue, semaphores: u32, semaphore_list: Opaque, payloads: Opaque, count: u32, list: Opaque, event: *mut Event) of queue => |call| submit(queue, event, call);
+}
+
+extensions! { MAKING -> Opaque, by of_device;
+    create_queue / c"clCreateCommandQueueWithPropertiesKHR" (context: Opaque, device: Opaque, properties: Opaque, error: *mut i32) of device => |call| queues::create(context, device, call);
+}
+
+/// The hook of this name.
+pub(crate) fn by_name(name: &CStr) -> Option<*mut c_void> {
+    let mut all = [SUBMITTING, MAKING].into_iter().flatten();
+    let hook = all.find(|hook| hook.name == name)?;
+    Some(hook.address.cast_mut())
+}

@@ -1,0 +1,243 @@
+//! The keeper: one thread that completes gates when a closed queue opens, and releases objects that
+//! could not be released at once.
+//!
+//! A device does not read gate words, and the application's threads may all sleep in the driver
+//! behind a gate, so somebody else waits on the words. The thread starts with the first gate.
+//!
+//! Releasing an object while a command waits for a user event that is not complete is undefined
+//! (`clCreateUserEvent`). So a release waits here until every gate that stood in a queue when the
+//! application asked for it is complete: what uses the object stands behind one of those.
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    io,
+    sync::{
+        Arc, Mutex, MutexGuard, Once, PoisonError,
+        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use rustix::{
+    thread::{
+        ClockId,
+        futex::{self, Wait, WaitFlags, WaitPtr, WaitvFlags},
+    },
+    time::Timespec,
+};
+
+use crate::{
+    gates::{self, Gates},
+    queues,
+    release::Object,
+    shim::{process::PerProcess, state::guarded},
+};
+
+/// Words that one call can wait for.
+const WORDS: usize = 128;
+/// How often gates are looked at that cannot be waited for all together.
+const STEP: Duration = Duration::from_millis(1);
+
+static KEEPER: PerProcess<Keeper> = PerProcess::new();
+
+/// This process's keeper.
+pub(crate) fn get() -> &'static Keeper {
+    KEEPER.get()
+}
+
+/// Whether any gate is not complete, so that a release must wait.
+#[inline]
+pub(crate) fn any_armed() -> bool {
+    KEEPER
+        .peek()
+        .is_some_and(|keeper| keeper.armed.load(Ordering::SeqCst) != 0)
+}
+
+#[derive(Default)]
+pub(crate) struct Keeper {
+    /// Gates that are not complete.
+    armed: AtomicUsize,
+    is_running: AtomicBool,
+    /// Changes when the thread is to look again.
+    word: AtomicU32,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Queues with a gate that stays closed.
+    held: Vec<Arc<Gates>>,
+    /// Numbers of the gates that are not complete.
+    numbers: BTreeSet<u64>,
+    last_number: u64,
+    deferred: VecDeque<Deferred>,
+}
+
+struct Deferred {
+    /// The last gate that stood when the application asked.
+    behind: u64,
+    object: Object,
+}
+
+impl Keeper {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wake(&self) {
+        self.word.fetch_add(1, Ordering::SeqCst);
+        let _ = futex::wake(&self.word, futex::Flags::empty(), 1);
+    }
+
+    /// Starts the thread, if it does not run yet.
+    pub(crate) fn start(&'static self) -> io::Result<()> {
+        static AT_EXIT: Once = Once::new();
+        if self.is_running.swap(true, Ordering::SeqCst) {
+            return Ok(());
+        }
+        // Registered late, so that it runs early: before the driver's own teardown.
+        AT_EXIT.call_once(|| {
+            // SAFETY: the handler lives as long as this code is mapped; a shim is never unloaded.
+            unsafe { libc::atexit(at_exit) };
+        });
+        let started = xsched_agent::spawn("xsched-gates", move || {
+            guarded(|| self.run());
+        });
+        if started.is_err() {
+            self.is_running.store(false, Ordering::SeqCst);
+        }
+        started
+    }
+
+    // ---- gates ----
+
+    /// A gate is about to stand in a queue; gives its number.
+    pub(crate) fn armed_one(&self) -> u64 {
+        let mut state = self.state();
+        state.last_number += 1;
+        let number = state.last_number;
+        state.numbers.insert(number);
+        self.armed.fetch_add(1, Ordering::SeqCst);
+        number
+    }
+
+    /// A gate is complete.
+    pub(crate) fn passed(&self, number: u64) {
+        let mut state = self.state();
+        if state.numbers.remove(&number) {
+            self.armed.fetch_sub(1, Ordering::SeqCst);
+        }
+        let is_due = state.next_is_due();
+        drop(state);
+        if is_due {
+            self.wake();
+        }
+    }
+
+    /// A queue is closed and has a gate.
+    pub(crate) fn hold(&self, gates: &Arc<Gates>) {
+        let mut state = self.state();
+        if !state.held.iter().any(|held| Arc::ptr_eq(held, gates)) {
+            state.held.push(gates.clone());
+        }
+        drop(state);
+        self.wake();
+    }
+
+    // ---- releases ----
+
+    /// Releases an object when every gate that stands now is complete. False: none stands.
+    pub(crate) fn defer(&self, object: Object) -> bool {
+        let mut state = self.state();
+        let Some(&behind) = state.numbers.last() else {
+            return false;
+        };
+        state.deferred.push_back(Deferred { behind, object });
+        true
+    }
+
+    // ---- the thread ----
+
+    fn run(&self) {
+        loop {
+            let seen = self.word.load(Ordering::SeqCst);
+            let held: Vec<_> = self.state().held.clone();
+            let mut words = Vec::new();
+            let mut over = Vec::new();
+            for gates in &held {
+                match gates.closed_word() {
+                    Some(word) => words.push(word),
+                    None => over.push(gates),
+                }
+            }
+            if !over.is_empty() {
+                self.state()
+                    .held
+                    .retain(|held| !over.iter().any(|gates| Arc::ptr_eq(held, gates)));
+                // May hold them again.
+                over.into_iter().for_each(Gates::advance);
+                continue;
+            }
+            self.release_due();
+            sleep(&self.word, seen, &words);
+        }
+    }
+
+    fn release_due(&self) {
+        loop {
+            let mut state = self.state();
+            if !state.next_is_due() {
+                return;
+            }
+            let Some(next) = state.deferred.pop_front() else {
+                return;
+            };
+            drop(state);
+            next.object.release();
+        }
+    }
+}
+
+impl State {
+    fn next_is_due(&self) -> bool {
+        let first = self.numbers.first();
+        self.deferred
+            .front()
+            .is_some_and(|next| first.is_none_or(|&first| first > next.behind))
+    }
+}
+
+/// Sleeps until the keeper's word differs from `seen`, or a closed word opens.
+fn sleep(own: &AtomicU32, seen: u32, closed: &[*const u32]) {
+    let wait = |address: *const u32, value: u32| {
+        let mut wait = Wait::new();
+        wait.val = value.into();
+        wait.uaddr = WaitPtr::new(address.cast_mut().cast());
+        wait.flags = WaitFlags::SIZE_U32; // shared: the waker is another process
+        wait
+    };
+    let mut waits = vec![wait(own.as_ptr(), seen)];
+    waits.extend(closed.iter().take(WORDS - 1).map(|&word| wait(word, 0)));
+    if waits.len() == closed.len() + 1 {
+        let slept = futex::waitv(&waits, WaitvFlags::empty(), None, ClockId::Monotonic);
+        if slept != Err(rustix::io::Errno::NOSYS) {
+            return; // woken, or changed already: look again
+        }
+    }
+    let step = Timespec {
+        tv_sec: 0,
+        tv_nsec: STEP.subsec_nanos().into(),
+    };
+    let timeout = (!closed.is_empty()).then_some(&step);
+    let _ = futex::wait(own, futex::Flags::empty(), seen, timeout);
+}
+
+/// Completes every gate: the driver's teardown may wait for what stands behind one.
+extern "C" fn at_exit() {
+    gates::exit();
+    guarded(|| {
+        for gates in queues::gates() {
+            gates.open_all();
+        }
+    });
+}

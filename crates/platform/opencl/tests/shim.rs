@@ -1,0 +1,361 @@
+//! The shim in real client processes on a real driver, with the local scheduler.
+
+mod support;
+
+use std::{
+    ffi::c_void,
+    ptr::null_mut,
+    sync::atomic::Ordering::SeqCst,
+    thread,
+    time::{Duration, Instant},
+};
+
+use support::*;
+
+const LEVEL_1: (&str, &str) = ("XSCHED_AUTO_XQUEUE_LEVEL", "1");
+const LEVEL_2: (&str, &str) = ("XSCHED_AUTO_XQUEUE_LEVEL", "2");
+
+#[test]
+fn a_queue_is_held_and_goes_on() {
+    client(&[LOCAL, LEVEL_2], || {
+        let cl = Cl::load();
+        let (queue, buffer) = (cl.queue(0), cl.buffer(1));
+        cl.fill(queue, buffer, 1000, &[]);
+        assert_eq!(cl.read(queue, buffer, 1), [1000]);
+        assert_eq!(scheduled(queue), 2);
+
+        assert_eq!(set_priority(queue, NO_RUN), 0);
+        let (held, _) = cl.fill_until_held(queue, buffer);
+        assert_eq!(set_priority(queue, 0), 0);
+        cl.finish(queue);
+        assert_eq!(cl.read(queue, buffer, 1), [held]);
+        assert_eq!(set_priority(queue, 999), 1, "out of range");
+    });
+}
+
+#[test]
+fn level_one_holds_the_calling_thread() {
+    client(&[LOCAL, LEVEL_1], || {
+        let cl = Cl::load();
+        let (queue, buffer) = (cl.queue(0), cl.buffer(1));
+        assert_eq!(scheduled(queue), 1);
+        assert_eq!(set_priority(queue, NO_RUN), 0);
+        let (shared, target) = (Shared(queue), Shared(buffer));
+        let thread = thread::spawn(move || {
+            for value in 1..2000 {
+                cl.fill(shared.get(), target.get(), value, &[]);
+                cl.flush(shared.get());
+                thread::sleep(Duration::from_millis(1));
+            }
+        });
+        until_still(|| cl.read_past_the_shim(buffer));
+        assert!(!thread.is_finished(), "the thread is held");
+        assert_eq!(set_priority(queue, 0), 0);
+        thread.join().unwrap();
+        assert_eq!(cl.read(queue, buffer, 1), [1999]);
+    });
+}
+
+/// Returns when a value has not changed for a third of a second.
+fn until_still<T: PartialEq>(mut value: impl FnMut() -> T) {
+    let (mut last, mut since) = (value(), Instant::now());
+    until("it comes to rest", || {
+        let now = value();
+        if now != last {
+            (last, since) = (now, Instant::now());
+        }
+        since.elapsed() > Duration::from_millis(300)
+    });
+}
+
+impl Cl {
+    /// A buffer's first word, read by a queue that has just been made and so is not held.
+    fn read_past_the_shim(&self, buffer: Handle) -> u32 {
+        let queue = self.queue(0);
+        let value = self.read(queue, buffer, 1)[0];
+        assert_eq!(self.call("clReleaseCommandQueue", queue), SUCCESS);
+        value
+    }
+}
+
+#[test]
+fn what_is_in_flight_stops_at_the_next_gate() {
+    const COMMANDS: usize = 60;
+    client(&[LOCAL, LEVEL_2], || {
+        let cl = Cl::load();
+        let (queue, buffer, kernel) = (cl.queue(0), cl.buffer(64), cl.kernel());
+        cl.fill(queue, buffer, 0, &[]);
+        cl.finish(queue);
+        scheduled(queue);
+        // Some milliseconds each.
+        let events: Vec<_> = (0..COMMANDS)
+            .map(|_| cl.work(queue, kernel, buffer, 64, 200_000))
+            .collect();
+        cl.flush(queue);
+        let complete = || {
+            events
+                .iter()
+                .filter(|&&event| cl.is_complete(event))
+                .count()
+        };
+        until("some are over", || complete() >= 3);
+        assert_eq!(set_priority(queue, NO_RUN), 0);
+        until_still(complete);
+        let stopped = complete();
+        assert!(stopped < COMMANDS, "all went through");
+        assert_eq!(set_priority(queue, 0), 0);
+        cl.finish(queue);
+        assert_eq!(complete(), COMMANDS);
+
+        let expect = (0..COMMANDS * 200_000).fold(0_u32, |word, _| {
+            word.wrapping_mul(1_664_525).wrapping_add(1_013_904_223)
+        });
+        assert_eq!(cl.read(queue, buffer, 1), [expect]);
+    });
+}
+
+#[test]
+fn the_off_switch_leaves_everything_to_the_driver() {
+    client(&[("XSCHED_DISABLE", "1")], || {
+        let cl = Cl::load();
+        let (queue, buffer) = (cl.queue(0), cl.buffer(1));
+        cl.fill(queue, buffer, 7, &[]);
+        assert_eq!(cl.read(queue, buffer, 1), [7]);
+        assert_eq!((level(queue), set_priority(queue, 5)), (0, 2));
+    });
+}
+
+#[test]
+fn a_process_exits_behind_a_closed_gate() {
+    client(&[LOCAL, LEVEL_2], || {
+        let cl = Cl::load();
+        let (queue, buffer) = (cl.queue(0), cl.buffer(1));
+        assert_eq!(scheduled(queue), 2);
+        assert_eq!(set_priority(queue, NO_RUN), 0);
+        cl.fill_until_held(queue, buffer);
+    });
+}
+
+#[test]
+fn releases_behind_a_closed_gate_wait_for_it() {
+    client(&[LOCAL, LEVEL_2], || {
+        let cl = Cl::load();
+        let (queue, buffer) = (cl.queue(0), cl.buffer(1));
+        assert_eq!(scheduled(queue), 2);
+        type Set =
+            extern "C" fn(Handle, unsafe extern "C" fn(Handle, *mut c_void), *mut c_void) -> i32;
+        let set: Set = cl.symbol("clSetMemObjectDestructorCallback");
+        assert_eq!(set(buffer, count_destroyed, null_mut()), SUCCESS);
+
+        assert_eq!(set_priority(queue, NO_RUN), 0);
+        let (_, event) = cl.fill_until_held(queue, buffer);
+        for name in ["clReleaseMemObject", "clReleaseKernel"] {
+            let object = if name == "clReleaseKernel" {
+                cl.kernel()
+            } else {
+                buffer
+            };
+            assert_eq!(cl.call(name, object), SUCCESS);
+        }
+        thread::sleep(Duration::from_millis(200));
+        assert_eq!(CALLS.load(SeqCst), 0, "in use behind the gate");
+        assert!(!cl.is_complete(event));
+        assert_eq!(set_priority(queue, 0), 0);
+        until("the buffer is released", || CALLS.load(SeqCst) == 1);
+        assert!(cl.is_complete(event));
+    });
+}
+
+#[test]
+fn a_queue_and_its_context_end_behind_a_closed_gate() {
+    client(&[LOCAL, LEVEL_2], || {
+        let cl = Cl::load();
+        let (queue, buffer) = (cl.queue(0), cl.buffer(1));
+        assert_eq!(scheduled(queue), 2);
+        let other = cl.queue(0);
+        assert_eq!(cl.call("clRetainCommandQueue", queue), SUCCESS);
+        assert_eq!(cl.call("clReleaseCommandQueue", queue), SUCCESS);
+        assert_eq!(set_priority(queue, NO_RUN), 0);
+        let (_, event) = cl.fill_until_held(queue, buffer);
+        // The context first: an application may let go in any order.
+        assert_eq!(cl.call("clReleaseContext", cl.context), SUCCESS);
+        assert_eq!(cl.call("clReleaseMemObject", buffer), SUCCESS);
+        assert_eq!(set_priority(queue, 0), 0);
+        assert_eq!(cl.call("clReleaseCommandQueue", queue), SUCCESS);
+        until("what was enqueued completes", || cl.is_complete(event));
+        assert_eq!(cl.call("clReleaseEvent", event), SUCCESS);
+        assert_eq!(cl.call("clReleaseCommandQueue", other), SUCCESS);
+    });
+}
+
+/// Commands behind a user event that the application completes only after it has enqueued all.
+fn start_gun(properties: u64) {
+    let cl = Cl::load();
+    let queue = cl.queue(properties);
+    let buffers: Vec<_> = (0..300).map(|_| cl.buffer(1)).collect();
+    assert!(scheduled(queue) > 0);
+    let start = cl.user_event();
+    let mut last = null_mut();
+    for (index, &buffer) in buffers.iter().enumerate() {
+        // The first waits; in an out-of-order queue the others do not.
+        let after: &[Handle] = if index == 0 { &[start] } else { &[] };
+        last = cl.fill(queue, buffer, index as u32, after);
+    }
+    cl.flush(queue);
+    if properties == OUT_OF_ORDER {
+        until("the last is over before the first", || cl.is_complete(last));
+    }
+    cl.complete(start);
+    cl.finish(queue);
+    for (index, &buffer) in buffers.iter().enumerate() {
+        assert_eq!(cl.read(queue, buffer, 1), [index as u32]);
+    }
+}
+
+#[test]
+fn user_events_of_the_application_never_deadlock_at_level_one() {
+    client(&[LOCAL, LEVEL_1], || start_gun(0));
+}
+
+#[test]
+fn user_events_of_the_application_never_deadlock_at_level_two() {
+    client(&[LOCAL, LEVEL_2], || start_gun(0));
+}
+
+#[test]
+fn out_of_order_queues_never_deadlock_at_level_one() {
+    client(&[LOCAL, LEVEL_1], || start_gun(OUT_OF_ORDER));
+}
+
+#[test]
+fn out_of_order_queues_never_deadlock_at_level_two() {
+    client(&[LOCAL, LEVEL_2], || start_gun(OUT_OF_ORDER));
+}
+
+#[test]
+fn an_out_of_order_queue_is_held_and_goes_on() {
+    client(&[LOCAL, LEVEL_2], || {
+        let cl = Cl::load();
+        let (queue, buffer) = (cl.queue(OUT_OF_ORDER), cl.buffer(1));
+        assert_eq!(scheduled(queue), 2);
+        assert_eq!(set_priority(queue, NO_RUN), 0);
+        let (held, event) = cl.fill_until_held(queue, buffer);
+        assert_eq!(set_priority(queue, 0), 0);
+        until("it goes on", || cl.is_complete(event));
+        cl.finish(queue);
+        assert_eq!(cl.read(queue, buffer, 1), [held]);
+    });
+}
+
+#[test]
+fn callbacks_may_enqueue_at_level_one() {
+    /// Enqueues far more than a window holds.
+    unsafe extern "C" fn enqueue(_: Handle, _: i32, data: *mut c_void) {
+        // SAFETY: what the test passes.
+        let (cl, queue, buffer) = unsafe { *data.cast::<(Cl, Handle, Handle)>() };
+        for value in 0..200 {
+            cl.fill(queue, buffer, value, &[]);
+        }
+        CALLS.fetch_add(1, SeqCst);
+    }
+    client(&[LOCAL, LEVEL_1], || {
+        let cl = Cl::load();
+        let (queue, buffer) = (cl.queue(0), cl.buffer(1));
+        assert_eq!(scheduled(queue), 1);
+        let mut data = (cl, queue, buffer);
+        let event = cl.fill(queue, buffer, 1000, &[]);
+        cl.on_complete(event, enqueue, (&raw mut data).cast());
+        cl.flush(queue);
+        until("the callback ends", || CALLS.load(SeqCst) == 1);
+        cl.finish(queue);
+        assert_eq!(cl.read(queue, buffer, 1), [199]);
+    });
+}
+
+#[test]
+fn every_callback_of_the_application_runs_once() {
+    client(&[LOCAL, LEVEL_2], || {
+        let cl = Cl::load();
+        let (queue, buffer) = (cl.queue(0), cl.buffer(1));
+        for value in 0..500 {
+            let event = cl.fill(queue, buffer, value, &[]);
+            cl.on_complete(event, count, null_mut());
+            assert_eq!(cl.call("clReleaseEvent", event), SUCCESS);
+        }
+        cl.finish(queue);
+        until("all have run", || CALLS.load(SeqCst) == 500);
+    });
+}
+
+#[test]
+fn threads_share_a_queue_while_it_opens_and_closes() {
+    client(&[LOCAL, LEVEL_2], || {
+        let cl = Cl::load();
+        let queue = Shared(cl.queue(0));
+        scheduled(queue.get());
+        let workers: Vec<_> = (0..4_u32)
+            .map(|worker| {
+                thread::spawn(move || {
+                    let buffer = cl.buffer(1);
+                    for value in 0..2000 {
+                        cl.fill(queue.get(), buffer, value, &[]);
+                        if value % 97 == worker {
+                            cl.finish(queue.get());
+                        }
+                    }
+                    let values = cl.read(queue.get(), buffer, 1);
+                    assert_eq!(cl.call("clReleaseMemObject", buffer), SUCCESS);
+                    values
+                })
+            })
+            .collect();
+        while workers.iter().any(|worker| !worker.is_finished()) {
+            set_priority(queue.get(), NO_RUN);
+            thread::sleep(Duration::from_millis(2));
+            set_priority(queue.get(), 0);
+            thread::sleep(Duration::from_millis(2));
+        }
+        for worker in workers {
+            assert_eq!(worker.join().unwrap(), [1999]);
+        }
+    });
+}
+
+#[test]
+fn many_queues_come_and_go() {
+    client(&[LOCAL, LEVEL_2], || {
+        let cl = Cl::load();
+        for value in 0..500 {
+            let (queue, buffer) = (cl.queue(0), cl.buffer(1));
+            cl.fill(queue, buffer, value, &[]);
+            assert_eq!(cl.call("clReleaseMemObject", buffer), SUCCESS);
+            assert_eq!(cl.call("clReleaseCommandQueue", queue), SUCCESS);
+        }
+    });
+}
+
+#[test]
+fn a_forked_child_is_free() {
+    client(&[LOCAL, LEVEL_2], || {
+        let cl = Cl::load();
+        let (queue, buffer) = (cl.queue(0), cl.buffer(1));
+        assert_eq!(scheduled(queue), 2);
+        assert_eq!(set_priority(queue, NO_RUN), 0);
+        let (held, _) = cl.fill_until_held(queue, buffer);
+        // SAFETY: the child only calls what a child may.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            // The driver's own threads are gone, but letting go works as without the shim.
+            let released = cl.call("clReleaseMemObject", buffer);
+            // SAFETY: ends the child at once.
+            unsafe { libc::_exit(released) };
+        }
+        let mut status = -1;
+        // SAFETY: our child; a valid place for the status.
+        assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+        assert_eq!(status, 0);
+        assert_eq!(set_priority(queue, 0), 0);
+        cl.finish(queue);
+        assert_eq!(cl.read(queue, buffer, 1), [held]);
+    });
+}

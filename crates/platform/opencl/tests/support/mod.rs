@@ -1,0 +1,397 @@
+//! Client processes: each test's body runs in a process of its own, with the shim preloaded, which
+//! loads OpenCL by `dlopen` as many programs do.
+
+#![allow(dead_code, reason = "every test file uses its part")]
+
+use std::{
+    env,
+    ffi::{CString, c_void},
+    path::PathBuf,
+    process::{Command, Output},
+    ptr::{null, null_mut},
+    sync::atomic::{AtomicU32, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use libloading::os::unix::Library;
+
+pub(crate) type Handle = *mut c_void;
+
+pub(crate) const SUCCESS: i32 = 0;
+pub(crate) const COMPLETE: i32 = 0;
+pub(crate) const OUT_OF_ORDER: u64 = 1;
+const STATUS: u32 = 0x11D3;
+
+/// In the environment of a client.
+const ROLE: &str = "XSCHED_TEST_CLIENT";
+
+/// The local scheduler: no daemon is needed.
+pub(crate) const LOCAL: (&str, &str) = ("XSCHED_POLICY", "hpf");
+/// A priority that never runs, and so gets no pieces of the starvation guard either.
+pub(crate) const NO_RUN: i32 = -256;
+
+/// The shim under test.
+pub(crate) fn shim() -> PathBuf {
+    let folder = env::current_exe().unwrap().parent().unwrap().to_owned();
+    let shim = folder.join("libshimopencl.so");
+    assert!(shim.exists(), "{} is not built", shim.display());
+    shim
+}
+
+/// A program in whose environment nothing of ours is left but the shim and `environment`.
+pub(crate) fn shimmed(command: &mut Command, environment: &[(&str, &str)]) {
+    for variable in xsched_wire::env::ALL {
+        command.env_remove(variable.name);
+    }
+    command
+        .env("LD_PRELOAD", shim())
+        .envs(environment.iter().copied());
+}
+
+/// Runs `body` in a process of its own with these variables, and expects it to succeed.
+pub(crate) fn client(environment: &[(&str, &str)], body: impl FnOnce()) {
+    if env::var_os(ROLE).is_some() {
+        // A client that waits for ever fails after a minute.
+        thread::spawn(|| {
+            thread::sleep(Duration::from_secs(60));
+            eprintln!("the client is stuck");
+            std::process::abort();
+        });
+        return body();
+    }
+    let mut command = Command::new(env::current_exe().unwrap());
+    let thread = thread::current();
+    let test = thread.name().expect("the harness names the test's thread");
+    command
+        .args([test, "--exact", "--nocapture", "--test-threads=1"])
+        .env(ROLE, "1");
+    shimmed(&mut command, environment);
+    succeeded(&command.output().unwrap());
+}
+
+/// Fails, with what it said, unless a program has succeeded.
+#[track_caller]
+pub(crate) fn succeeded(output: &Output) {
+    assert!(
+        output.status.success(),
+        "the client failed ({}):\n{}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+}
+
+/// Far longer than anything takes; only a hang gets there.
+#[track_caller]
+pub(crate) fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < Duration::from_secs(30), "{what}");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// What a callback counts.
+pub(crate) static CALLS: AtomicU32 = AtomicU32::new(0);
+
+/// A callback that counts.
+pub(crate) unsafe extern "C" fn count(_: Handle, _: i32, _: *mut c_void) {
+    CALLS.fetch_add(1, Ordering::SeqCst);
+}
+
+/// Counts the destruction of a memory object.
+pub(crate) unsafe extern "C" fn count_destroyed(_: Handle, _: *mut c_void) {
+    CALLS.fetch_add(1, Ordering::SeqCst);
+}
+
+/// A C entry point of the preloaded shim.
+fn entry<T: Copy>(name: &str) -> T {
+    // SAFETY: the caller names a function of this type (`api.rs`).
+    *unsafe { Library::this().get::<T>(name.as_bytes()) }.expect("the shim is preloaded")
+}
+
+pub(crate) fn level(queue: Handle) -> i32 {
+    let level: extern "C" fn(Handle) -> i32 = entry("xsched_opencl_level");
+    level(queue)
+}
+
+pub(crate) fn set_priority(queue: Handle, priority: i32) -> i32 {
+    let set: extern "C" fn(Handle, i32) -> i32 = entry("xsched_opencl_set_priority");
+    set(queue, priority)
+}
+
+/// Waits until the scheduler runs; gives the level in force.
+pub(crate) fn scheduled(queue: Handle) -> i32 {
+    until("the local scheduler runs", || level(queue) > 0);
+    level(queue)
+}
+
+/// The functions of `libOpenCL.so.1`, found by `dlopen` and `dlsym`, and one device.
+#[derive(Clone, Copy)]
+pub(crate) struct Cl {
+    library: &'static Library,
+    pub(crate) device: Handle,
+    pub(crate) context: Handle,
+}
+
+// SAFETY: OpenCL's handles belong to no thread.
+unsafe impl Send for Cl {}
+// SAFETY: as above.
+unsafe impl Sync for Cl {}
+
+/// A handle that goes to another thread.
+#[derive(Clone, Copy)]
+pub(crate) struct Shared(pub(crate) Handle);
+
+// SAFETY: OpenCL's handles belong to no thread.
+unsafe impl Send for Shared {}
+// SAFETY: as above.
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    pub(crate) fn get(self) -> Handle {
+        self.0
+    }
+}
+
+impl Cl {
+    pub(crate) fn load() -> Self {
+        // SAFETY: loading it has no conditions.
+        let library = unsafe { Library::new("libOpenCL.so.1") }.expect("libOpenCL is installed");
+        let mut cl = Cl {
+            library: Box::leak(Box::new(library)),
+            device: null_mut(),
+            context: null_mut(),
+        };
+        let platforms: extern "C" fn(u32, *mut Handle, *mut u32) -> i32 =
+            cl.symbol("clGetPlatformIDs");
+        let mut platform = null_mut();
+        assert_eq!(platforms(1, &mut platform, null_mut()), SUCCESS);
+        let devices: extern "C" fn(Handle, u64, u32, *mut Handle, *mut u32) -> i32 =
+            cl.symbol("clGetDeviceIDs");
+        let all = 0xFFFF_FFFF;
+        assert_eq!(
+            devices(platform, all, 1, &mut cl.device, null_mut()),
+            SUCCESS
+        );
+        type Create =
+            extern "C" fn(*const isize, u32, *const Handle, Handle, Handle, *mut i32) -> Handle;
+        let create: Create = cl.symbol("clCreateContext");
+        let mut error = 0;
+        cl.context = create(null(), 1, &cl.device, null_mut(), null_mut(), &mut error);
+        assert_eq!(error, SUCCESS);
+        cl
+    }
+
+    pub(crate) fn symbol<T: Copy>(&self, name: &str) -> T {
+        // SAFETY: the caller names a function of this type (cl.h).
+        *unsafe { self.library.get::<T>(name.as_bytes()) }.expect(name)
+    }
+
+    pub(crate) fn queue(&self, properties: u64) -> Handle {
+        let create: extern "C" fn(Handle, Handle, u64, *mut i32) -> Handle =
+            self.symbol("clCreateCommandQueue");
+        let mut error = 0;
+        let queue = create(self.context, self.device, properties, &mut error);
+        assert_eq!(error, SUCCESS);
+        queue
+    }
+
+    pub(crate) fn buffer(&self, words: usize) -> Handle {
+        let create: extern "C" fn(Handle, u64, usize, Handle, *mut i32) -> Handle =
+            self.symbol("clCreateBuffer");
+        let mut error = 0;
+        let buffer = create(self.context, 1, words * 4, null_mut(), &mut error);
+        assert_eq!(error, SUCCESS);
+        buffer
+    }
+
+    /// A kernel `work(buffer, rounds)` that rewrites each word of a buffer `rounds` times.
+    pub(crate) fn kernel(&self) -> Handle {
+        const SOURCE: &str = "__kernel void work(__global uint *words, uint rounds) {
+            uint word = words[get_global_id(0)];
+            for (uint i = 0; i < rounds; i++) word = word * 1664525u + 1013904223u;
+            words[get_global_id(0)] = word;
+        }";
+        type Create =
+            extern "C" fn(Handle, u32, *const *const i8, *const usize, *mut i32) -> Handle;
+        let create: Create = self.symbol("clCreateProgramWithSource");
+        let source = CString::new(SOURCE).unwrap();
+        let mut error = 0;
+        let program = create(self.context, 1, &source.as_ptr(), null(), &mut error);
+        assert_eq!(error, SUCCESS);
+        type Build = extern "C" fn(Handle, u32, *const Handle, *const i8, Handle, Handle) -> i32;
+        let build: Build = self.symbol("clBuildProgram");
+        let built = build(program, 1, &self.device, null(), null_mut(), null_mut());
+        assert_eq!(built, SUCCESS);
+        let kernel: extern "C" fn(Handle, *const i8, *mut i32) -> Handle =
+            self.symbol("clCreateKernel");
+        let kernel = kernel(program, c"work".as_ptr(), &mut error);
+        assert_eq!(error, SUCCESS);
+        kernel
+    }
+
+    /// Enqueues that kernel over `words` words of a buffer; gives its event.
+    pub(crate) fn work(
+        &self,
+        queue: Handle,
+        kernel: Handle,
+        buffer: Handle,
+        words: usize,
+        rounds: u32,
+    ) -> Handle {
+        type Set = extern "C" fn(Handle, u32, usize, *const c_void) -> i32;
+        let set: Set = self.symbol("clSetKernelArg");
+        let pointer = (&raw const buffer).cast();
+        assert_eq!(set(kernel, 0, size_of::<Handle>(), pointer), SUCCESS);
+        assert_eq!(set(kernel, 1, 4, (&raw const rounds).cast()), SUCCESS);
+        type Enqueue = extern "C" fn(
+            Handle,
+            Handle,
+            u32,
+            *const usize,
+            *const usize,
+            *const usize,
+            u32,
+            *const Handle,
+            *mut Handle,
+        ) -> i32;
+        let enqueue: Enqueue = self.symbol("clEnqueueNDRangeKernel");
+        let mut event = null_mut();
+        let local = null();
+        let result = enqueue(
+            queue,
+            kernel,
+            1,
+            null(),
+            &words,
+            local,
+            0,
+            null(),
+            &mut event,
+        );
+        assert_eq!(result, SUCCESS);
+        event
+    }
+
+    /// Fills a buffer's first word, behind these events; gives the command's event.
+    pub(crate) fn fill(
+        &self,
+        queue: Handle,
+        buffer: Handle,
+        value: u32,
+        after: &[Handle],
+    ) -> Handle {
+        type Fill = extern "C" fn(
+            Handle,
+            Handle,
+            *const u32,
+            usize,
+            usize,
+            usize,
+            u32,
+            *const Handle,
+            *mut Handle,
+        ) -> i32;
+        let fill: Fill = self.symbol("clEnqueueFillBuffer");
+        let mut event = null_mut();
+        let list = if after.is_empty() {
+            null()
+        } else {
+            after.as_ptr()
+        };
+        let count = after.len() as u32;
+        let result = fill(queue, buffer, &value, 4, 0, 4, count, list, &mut event);
+        assert_eq!(result, SUCCESS);
+        event
+    }
+
+    /// A blocking read of a buffer's first words.
+    pub(crate) fn read(&self, queue: Handle, buffer: Handle, words: usize) -> Vec<u32> {
+        type Read = extern "C" fn(
+            Handle,
+            Handle,
+            u32,
+            usize,
+            usize,
+            *mut u32,
+            u32,
+            *const Handle,
+            *mut Handle,
+        ) -> i32;
+        let read: Read = self.symbol("clEnqueueReadBuffer");
+        let mut values = vec![0; words];
+        let to = values.as_mut_ptr();
+        let result = read(queue, buffer, 1, 0, words * 4, to, 0, null(), null_mut());
+        assert_eq!(result, SUCCESS);
+        values
+    }
+
+    /// A function of one handle: `clFinish`, `clFlush`, a release.
+    pub(crate) fn call(&self, name: &str, handle: Handle) -> i32 {
+        let function: extern "C" fn(Handle) -> i32 = self.symbol(name);
+        function(handle)
+    }
+
+    pub(crate) fn finish(&self, queue: Handle) {
+        assert_eq!(self.call("clFinish", queue), SUCCESS);
+    }
+
+    pub(crate) fn flush(&self, queue: Handle) {
+        assert_eq!(self.call("clFlush", queue), SUCCESS);
+    }
+
+    pub(crate) fn user_event(&self) -> Handle {
+        let create: extern "C" fn(Handle, *mut i32) -> Handle = self.symbol("clCreateUserEvent");
+        let mut error = 0;
+        let event = create(self.context, &mut error);
+        assert_eq!(error, SUCCESS);
+        event
+    }
+
+    pub(crate) fn complete(&self, event: Handle) {
+        let set: extern "C" fn(Handle, i32) -> i32 = self.symbol("clSetUserEventStatus");
+        assert_eq!(set(event, COMPLETE), SUCCESS);
+    }
+
+    pub(crate) fn on_complete(
+        &self,
+        event: Handle,
+        callback: unsafe extern "C" fn(Handle, i32, *mut c_void),
+        data: *mut c_void,
+    ) {
+        type Set = extern "C" fn(
+            Handle,
+            i32,
+            unsafe extern "C" fn(Handle, i32, *mut c_void),
+            *mut c_void,
+        ) -> i32;
+        let set: Set = self.symbol("clSetEventCallback");
+        assert_eq!(set(event, COMPLETE, callback, data), SUCCESS);
+    }
+
+    pub(crate) fn is_complete(&self, event: Handle) -> bool {
+        type Info = extern "C" fn(Handle, u32, usize, *mut i32, *mut usize) -> i32;
+        let info: Info = self.symbol("clGetEventInfo");
+        let mut status = 0;
+        assert_eq!(info(event, STATUS, 4, &mut status, null_mut()), SUCCESS);
+        status == COMPLETE
+    }
+
+    /// Fills with one value after the other until one is held; gives its value and event.
+    pub(crate) fn fill_until_held(&self, queue: Handle, buffer: Handle) -> (u32, Handle) {
+        for value in 1..500 {
+            let event = self.fill(queue, buffer, value, &[]);
+            self.flush(queue);
+            let start = Instant::now();
+            while !self.is_complete(event) {
+                if start.elapsed() > Duration::from_millis(300) {
+                    return (value, event);
+                }
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
+        panic!("nothing was held");
+    }
+}
