@@ -19,6 +19,10 @@ const FILES: &[(&str, &str)] = &[
         "python3-pyopencl",
     ),
     ("/usr/bin/pytest-3", "python3-pytest"),
+    (
+        "/usr/share/doc/python-pyopencl-doc/examples/test_wrapper.py",
+        "python-pyopencl-doc",
+    ),
 ];
 /// Parts of the Rust toolchain.
 const COMPONENTS: &[&str] = &["rustfmt", "clippy"];

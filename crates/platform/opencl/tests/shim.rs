@@ -12,9 +12,6 @@ use std::{
 
 use support::*;
 
-const LEVEL_1: (&str, &str) = ("XSCHED_AUTO_XQUEUE_LEVEL", "1");
-const LEVEL_2: (&str, &str) = ("XSCHED_AUTO_XQUEUE_LEVEL", "2");
-
 #[test]
 fn a_queue_is_held_and_goes_on() {
     client(&[LOCAL, LEVEL_2], || {

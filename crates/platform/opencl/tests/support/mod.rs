@@ -28,6 +28,8 @@ const ROLE: &str = "XSCHED_TEST_CLIENT";
 
 /// The local scheduler: no daemon is needed.
 pub(crate) const LOCAL: (&str, &str) = ("XSCHED_POLICY", "hpf");
+pub(crate) const LEVEL_1: (&str, &str) = ("XSCHED_AUTO_XQUEUE_LEVEL", "1");
+pub(crate) const LEVEL_2: (&str, &str) = ("XSCHED_AUTO_XQUEUE_LEVEL", "2");
 /// A priority that never runs, and so gets no pieces of the starvation guard either.
 pub(crate) const NO_RUN: i32 = -256;
 

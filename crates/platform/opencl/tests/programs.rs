@@ -1,0 +1,154 @@
+//! Programs that know nothing of the shim: the same with it as without.
+
+mod support;
+
+use std::{
+    collections::BTreeSet,
+    env,
+    ffi::OsStr,
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+};
+
+use support::*;
+use tempfile::TempDir;
+
+fn source(name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs");
+    folder.join(name)
+}
+
+/// Compiles C.
+fn compile(folder: &TempDir, name: &str, arguments: &[&str]) -> PathBuf {
+    let output = folder.path().join(Path::new(name).file_stem().unwrap());
+    let compiler = Command::new("cc")
+        .arg(source(name))
+        .arg("-o")
+        .arg(&output)
+        .args(arguments)
+        .output()
+        .expect("cc is installed");
+    succeeded(&compiler);
+    output
+}
+
+fn run(command: &mut Command) -> Output {
+    command.stdin(Stdio::null()).output().unwrap()
+}
+
+/// What a program says, without the shim and with it, unscheduled and scheduled.
+fn same_output(program: impl AsRef<OsStr>, environment: &[(&str, &str)]) -> String {
+    let said = |prepare: fn(&mut Command)| {
+        let mut command = Command::new(&program);
+        prepare(&mut command);
+        let output = run(command.envs(environment.iter().copied()));
+        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+        (
+            output.status.code(),
+            text(&output.stdout),
+            text(&output.stderr),
+        )
+    };
+    let bare = said(|_| ());
+    assert_eq!(
+        bare,
+        said(|command| shimmed(command, &[("XSCHED_DISABLE", "1")]))
+    );
+    assert_eq!(bare, said(|command| shimmed(command, &[LOCAL])));
+    bare.1
+}
+
+#[test]
+fn clinfo_says_the_same() {
+    let said = same_output("clinfo", &[]);
+    assert!(said.contains("Portable Computing Language"), "{said}");
+}
+
+#[test]
+fn without_a_driver_clinfo_says_the_same() {
+    let empty = tempfile::tempdir().unwrap();
+    let said = same_output(
+        "clinfo",
+        &[("OCL_ICD_VENDORS", empty.path().to_str().unwrap())],
+    );
+    assert!(!said.contains("Portable Computing Language"), "{said}");
+}
+
+#[test]
+fn linked_programs_are_scheduled_like_those_that_look_functions_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let program = compile(&folder, "linked.c", &["-lOpenCL", "-ldl"]);
+    let said = |arguments: &[&str], environment: &[(&str, &str)]| {
+        let mut command = Command::new(&program);
+        shimmed(command.args(arguments), environment);
+        let output = run(&mut command);
+        succeeded(&output);
+        String::from_utf8(output.stdout).unwrap()
+    };
+    for arguments in [&[][..], &["dlopen"]] {
+        let line = said(arguments, &[LOCAL]);
+        assert_eq!(line, "value 42 level 2 hooked 1 seen -1\n");
+        let line = said(arguments, &[("XSCHED_DISABLE", "1")]);
+        assert_eq!(line, "value 42 level 0 hooked 1 seen -1\n");
+    }
+}
+
+#[test]
+fn shims_that_wrap_dlsym_work_together_in_any_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let program = compile(&folder, "linked.c", &["-lOpenCL", "-ldl"]);
+    let other = compile(&folder, "other_shim.c", &["-shared", "-fPIC", "-ldl"]);
+    let (ours, other) = (shim().display().to_string(), other.display().to_string());
+    for preload in [format!("{ours}:{other}"), format!("{other}:{ours}")] {
+        let mut command = Command::new(&program);
+        shimmed(command.arg("dlopen"), &[LOCAL]);
+        let output = run(command.env("LD_PRELOAD", &preload));
+        succeeded(&output);
+        let line = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(line, "value 42 level 2 hooked 1 seen 1\n", "{preload}");
+    }
+}
+
+/// PyOpenCL's own tests, as Debian brings them with its documentation.
+const PYOPENCL_TESTS: &str = "/usr/share/doc/python-pyopencl-doc/examples";
+
+#[test]
+fn pyopencl_passes_the_same_of_its_own_tests() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = [
+        "test_wrapper.py",
+        "test_enqueue_copy.py",
+        "test_arrays_in_structs.py",
+    ];
+    for file in files.into_iter().chain(["empty-header.h"]) {
+        let from = Path::new(PYOPENCL_TESTS).join(file);
+        fs::copy(&from, folder.path().join(file))
+            .unwrap_or_else(|error| panic!("{}: {error}", from.display()));
+    }
+    let outcomes = |prepare: fn(&mut Command)| {
+        let mut command = Command::new("/usr/bin/pytest-3");
+        prepare(&mut command);
+        let output = run(command
+            .current_dir(&folder)
+            .args(["-q", "-rA", "--tb=no", "-p", "no:cacheprovider"])
+            .args(files));
+        let text = String::from_utf8(output.stdout).unwrap();
+        let outcomes: BTreeSet<_> = text
+            .lines()
+            .filter_map(|line| {
+                Some(line.split_once(".py::")?.0.to_owned() + line.split(" - ").next()?)
+            })
+            .collect();
+        (output.status.code(), outcomes)
+    };
+    let bare = outcomes(|_| ());
+    assert!(
+        bare.1.iter().filter(|line| line.contains("PASSED")).count() > 20,
+        "{bare:?}"
+    );
+    assert_eq!(bare, outcomes(|command| shimmed(command, &[LOCAL])));
+    let disabled =
+        outcomes(|command| shimmed(command, &[LOCAL, ("XSCHED_AUTO_XQUEUE_LEVEL", "1")]));
+    assert_eq!(bare, disabled);
+}
