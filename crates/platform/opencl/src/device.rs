@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         mpsc::{self, RecvTimeoutError},
     },
     time::Duration,
@@ -15,6 +15,7 @@ use crate::{
     driver::{self, property, text},
     shim::process::PerProcess,
     sys::*,
+    workers::{self, Workers},
 };
 
 /// A driver that takes longer than this to hand over what waits for a user event waits for it too.
@@ -54,17 +55,30 @@ impl Device {
     }
 
     /// What works on this device, found out with a queue of our own in this context.
-    pub(crate) fn support(&self, context: Opaque) -> Support {
-        let (level, reason) = match self.refusal(context) {
-            Some(reason) => (Level::Lv1, reason),
-            None => (Level::Lv2, "OpenCL has no time slices".into()),
+    pub(crate) fn support(
+        &self,
+        context: Opaque,
+        workers: &Result<Arc<Workers>, String>,
+    ) -> Support {
+        let (level, reason) = match (self.refusal(context), workers) {
+            (Some(reason), _) => (Level::Lv1, Some(reason)),
+            (None, Err(reason)) => (Level::Lv2, Some(reason.clone())),
+            (None, Ok(_)) => (Level::Lv3, None),
         };
         Support {
             level,
-            reason: Some(reason),
+            reason,
             one_background: false,
             independent: false,
         }
+    }
+
+    /// The threads that execute its commands, or why their class cannot be set.
+    pub(crate) fn workers(&self, context: Opaque) -> Result<Arc<Workers>, String> {
+        if self.name != xsched_cpu::DEVICE {
+            return Err("OpenCL has no time slices".into());
+        }
+        workers::of(context, self.raw as Opaque)
     }
 
     /// Why gates do not work; `None`: they do. Tried once a device.
@@ -90,7 +104,7 @@ fn name(device: Opaque) -> String {
     let kind = property::<u64>(info, device, CL_DEVICE_TYPE).unwrap_or(0);
     if kind & CL_DEVICE_TYPE_CPU != 0 {
         // The cores are one device, whoever drives them.
-        return "cpu:0".into();
+        return xsched_cpu::DEVICE.into();
     }
     let extensions = text(info, device, CL_DEVICE_EXTENSIONS).unwrap_or_default();
     let has = |name: &str| extensions.split_whitespace().any(|word| word == name);

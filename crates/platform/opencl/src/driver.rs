@@ -14,6 +14,9 @@ use crate::{shim::dlsym, sys::*};
 /// `pfn_notify` of `clSetEventCallback`: event, status, data.
 pub(crate) type EventCallback = unsafe extern "C" fn(Event, i32, Opaque);
 
+/// `user_func` of `clEnqueueNativeKernel`, for arguments of one word.
+pub(crate) type NativeKernel = unsafe extern "C" fn(*mut usize);
+
 /// File names of loaders begin so, also of copies that a package brings under a name of its own.
 const LOADER: &[u8] = b"libOpenCL";
 
@@ -151,6 +154,7 @@ macro_rules! calls {
         ///
         /// # Safety
         /// As the OpenCL function of that name.
+        #[allow(clippy::too_many_arguments, reason = "OpenCL's signature")]
         pub(crate) unsafe fn $name($($arg: $kind),*) -> $result {
             static FUNCTION: Function = Function::new($symbol);
             match FUNCTION.get() {
@@ -182,6 +186,8 @@ calls! {
     fn marker = c"clEnqueueMarkerWithWaitList" (queue: Queue, count: u32, list: *const Event, event: *mut Event) -> i32;
     /// The same, and what comes behind waits for it.
     fn barrier = c"clEnqueueBarrierWithWaitList" (queue: Queue, count: u32, list: *const Event, event: *mut Event) -> i32;
+    /// A function of the host's, as a command.
+    fn native_kernel = c"clEnqueueNativeKernel" (queue: Queue, function: Option<NativeKernel>, arguments: *mut usize, bytes: usize, objects: u32, object_list: *const Opaque, places: *const Opaque, count: u32, list: *const Event, event: *mut Event) -> i32;
     /// An event that the host completes.
     fn create_user_event = c"clCreateUserEvent" (context: Opaque, error: *mut i32) -> Event;
     /// Completes it.

@@ -5,7 +5,7 @@
 //! (`extensions`) instead; the hook finds the queue's XQueue (`queues`), passes its admission, and
 //! calls the driver (`driver`) itself: same thread, same arguments, same result. How a queue is
 //! stopped: `queue`, `gates` (user events and markers), `chain` (which gate is opened when),
-//! `keeper` (opens them). What the application must not notice: `release`, `user_events`.
+//! `keeper` (opens them), `workers` (threads of CPU devices). What the application must not notice: `release`, `user_events`.
 //!
 //! A guest in somebody else's process: nothing happens before the first command; an internal error
 //! switches the shim off for the process. `shim` knows no OpenCL.
@@ -27,3 +27,4 @@ mod release;
 mod shim;
 mod sys;
 mod user_events;
+mod workers;

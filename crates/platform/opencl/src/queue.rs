@@ -5,13 +5,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use xsched_wire::{ControlBlock, Share};
 use xsched_xqueue::{HwError, HwQueue, Spacing, Support};
 
-use crate::{device::Device, driver, gates::Gates, sys::*};
+use crate::{device::Device, driver, gates::Gates, sys::*, workers::Workers};
 
 /// One command queue of the application's.
 pub(crate) struct CommandQueue {
     raw: usize,
     gates: Arc<Gates>,
     support: Support,
+    workers: Result<Arc<Workers>, String>,
     /// While the queue lives, a marker at its end. Whoever enters the driver with the queue from a
     /// thread of ours holds the lock, and the end of the queue waits for them.
     tail: Mutex<Option<Tail>>,
@@ -27,10 +28,17 @@ struct Tail {
 
 impl CommandQueue {
     pub(crate) fn new(raw: Queue, context: Opaque, device: &Device, in_order: bool) -> Self {
+        let workers = device.workers(context);
+        let support = device.support(context, &workers);
+        if let Ok(workers) = &workers {
+            // The threads are in the background only while every queue is.
+            let _ = workers.set_share(raw, Share::Normal);
+        }
         CommandQueue {
             raw: raw as usize,
             gates: Gates::new(raw, context, in_order),
-            support: device.support(context),
+            support,
+            workers,
             tail: Mutex::new(Some(Tail::default())),
         }
     }
@@ -52,6 +60,9 @@ impl CommandQueue {
             .take();
         if let Some(tail) = tail {
             tail.release();
+        }
+        if let Ok(workers) = &self.workers {
+            workers.forget(self.raw());
         }
         self.gates.end();
     }
@@ -124,8 +135,10 @@ impl HwQueue for CommandQueue {
         self.gates.gate(block)
     }
 
-    fn set_share(&self, _: Share) -> Result<(), HwError> {
-        Err(HwError::Unsupported("OpenCL has no time slices".into()))
+    fn set_share(&self, share: Share) -> Result<(), HwError> {
+        let set = |workers: &Arc<Workers>| workers.set_share(self.raw(), share);
+        let workers = self.workers.as_ref().map_err(String::clone);
+        workers.and_then(set).map_err(HwError::Unsupported)
     }
 
     fn spacing(&self) -> Spacing {

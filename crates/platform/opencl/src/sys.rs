@@ -23,6 +23,9 @@ pub(crate) const CL_QUEUE_OUT_OF_ORDER_EXEC_MODE_ENABLE: u64 = 1 << 0;
 
 pub(crate) const CL_DEVICE_TYPE: u32 = 0x1000;
 pub(crate) const CL_DEVICE_VENDOR_ID: u32 = 0x1001;
+pub(crate) const CL_DEVICE_MAX_COMPUTE_UNITS: u32 = 0x1002;
+pub(crate) const CL_DEVICE_EXECUTION_CAPABILITIES: u32 = 0x1029;
+pub(crate) const CL_EXEC_NATIVE_KERNEL: u64 = 1 << 1;
 pub(crate) const CL_DEVICE_NAME: u32 = 0x102B;
 pub(crate) const CL_DEVICE_VERSION: u32 = 0x102F;
 pub(crate) const CL_DEVICE_EXTENSIONS: u32 = 0x1030;

@@ -87,7 +87,7 @@ fn linked_programs_are_scheduled_like_those_that_look_functions_up() {
         String::from_utf8(output.stdout).unwrap()
     };
     for arguments in [&[][..], &["dlopen"]] {
-        let line = said(arguments, &[LOCAL]);
+        let line = said(arguments, &[LOCAL, LEVEL_2]);
         assert_eq!(line, "value 42 level 2 hooked 1 seen -1\n");
         let line = said(arguments, &[("XSCHED_DISABLE", "1")]);
         assert_eq!(line, "value 42 level 0 hooked 1 seen -1\n");
@@ -102,7 +102,7 @@ fn shims_that_wrap_dlsym_work_together_in_any_order() {
     let (ours, other) = (shim().display().to_string(), other.display().to_string());
     for preload in [format!("{ours}:{other}"), format!("{other}:{ours}")] {
         let mut command = Command::new(&program);
-        shimmed(command.arg("dlopen"), &[LOCAL]);
+        shimmed(command.arg("dlopen"), &[LOCAL, LEVEL_2]);
         let output = run(command.env("LD_PRELOAD", &preload));
         succeeded(&output);
         let line = String::from_utf8(output.stdout).unwrap();

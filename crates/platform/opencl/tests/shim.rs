@@ -112,6 +112,24 @@ fn what_is_in_flight_stops_at_the_next_gate() {
 }
 
 #[test]
+fn level_three_is_offered_where_threads_may_be_raised_again() {
+    client(&[LOCAL], || {
+        let cl = Cl::load();
+        let (queue, buffer) = (cl.queue(0), cl.buffer(1));
+        let expect = if xsched_cpu::class::probe().is_ok() {
+            3
+        } else {
+            2
+        };
+        assert_eq!(scheduled(queue), expect);
+        assert_eq!(set_priority(queue, NO_RUN), 0);
+        let (held, _) = cl.fill_until_held(queue, buffer);
+        assert_eq!(set_priority(queue, 0), 0);
+        assert_eq!(cl.read(queue, buffer, 1), [held]);
+    });
+}
+
+#[test]
 fn the_off_switch_leaves_everything_to_the_driver() {
     client(&[("XSCHED_DISABLE", "1")], || {
         let cl = Cl::load();

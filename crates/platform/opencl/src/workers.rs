@@ -1,0 +1,200 @@
+//! Level 3 on CPU devices: the scheduling class of the driver's worker threads.
+//!
+//! Which threads those are, OpenCL itself tells: as many native kernels as the device has compute
+//! units, each of which waits for the others, must run on as many threads. A driver where they do
+//! not meet gets no level 3.
+
+use std::{
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use rustix::thread::Pid;
+use xsched_cpu::class::{self, Normal};
+use xsched_wire::Share;
+
+use crate::{
+    driver::{self, property},
+    shim::process::PerProcess,
+    sys::*,
+};
+
+/// How long native kernels wait for each other.
+const PATIENCE: Duration = Duration::from_millis(200);
+
+/// The threads of one device, which all queues of the process share.
+pub(crate) struct Workers {
+    threads: Vec<Pid>,
+    normal: Normal,
+    wanted: Mutex<Wanted>,
+}
+
+#[derive(Default)]
+struct Wanted {
+    /// The share of each queue, by handle.
+    queues: Vec<(usize, Share)>,
+    is_background: bool,
+}
+
+/// The device's threads, or why their class cannot be set. Looked for once a device.
+pub(crate) fn of(context: Opaque, device: Opaque) -> Result<Arc<Workers>, String> {
+    static KNOWN: PerProcess<Mutex<Vec<Known>>> = PerProcess::new();
+    let mut known = KNOWN.get().lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = known.iter().find(|known| known.device == device as usize) {
+        return known.workers.clone();
+    }
+    let workers = class::probe().and_then(|normal| {
+        Ok(Arc::new(Workers {
+            threads: meet(context, device)?,
+            normal,
+            wanted: Mutex::default(),
+        }))
+    });
+    known.push(Known {
+        device: device as usize,
+        workers: workers.clone(),
+    });
+    workers
+}
+
+struct Known {
+    device: usize,
+    workers: Result<Arc<Workers>, String>,
+}
+
+impl Workers {
+    fn wanted(&self) -> MutexGuard<'_, Wanted> {
+        self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sets a queue's share: the threads are in the background while every queue is.
+    pub(crate) fn set_share(&self, queue: Queue, share: Share) -> Result<(), String> {
+        let mut wanted = self.wanted();
+        wanted.forget(queue);
+        wanted.queues.push((queue as usize, share));
+        self.apply(&mut wanted)
+    }
+
+    /// A queue ends.
+    pub(crate) fn forget(&self, queue: Queue) {
+        let mut wanted = self.wanted();
+        wanted.forget(queue);
+        let _ = self.apply(&mut wanted);
+    }
+
+    fn apply(&self, wanted: &mut Wanted) -> Result<(), String> {
+        let mut shares = wanted.queues.iter().map(|&(_, share)| share);
+        let is_background =
+            !wanted.queues.is_empty() && shares.all(|share| share == Share::Background);
+        if is_background == wanted.is_background {
+            return Ok(());
+        }
+        for &thread in &self.threads {
+            let set = if is_background {
+                class::set_idle(thread)
+            } else {
+                class::set_normal(thread, self.normal)
+            };
+            set.map_err(|error| format!("the scheduling class could not be set: {error}"))?;
+        }
+        wanted.is_background = is_background;
+        Ok(())
+    }
+}
+
+impl Wanted {
+    fn forget(&mut self, queue: Queue) {
+        self.queues.retain(|(known, _)| *known != queue as usize);
+    }
+}
+
+// ---- finding the threads ----
+
+/// Where native kernels wait for each other.
+struct Meeting {
+    threads: Mutex<Vec<Pid>>,
+    arrived: Condvar,
+    expected: usize,
+}
+
+/// The body of a native kernel: notes its thread, and waits for the others.
+unsafe extern "C" fn attend(arguments: *mut usize) {
+    // SAFETY: the driver's copy of what `meet` passed.
+    let meeting = unsafe { *arguments } as *const Meeting;
+    // SAFETY: a count of its own, given away by `meet` for exactly this call.
+    let meeting = unsafe { Arc::from_raw(meeting) };
+    let lock = meeting.threads.lock();
+    let mut threads = lock.unwrap_or_else(PoisonError::into_inner);
+    threads.push(rustix::thread::gettid());
+    meeting.arrived.notify_all();
+    let missing = |threads: &mut Vec<Pid>| threads.len() < meeting.expected;
+    let _all = meeting
+        .arrived
+        .wait_timeout_while(threads, PATIENCE, missing);
+}
+
+/// The threads that execute a device's commands.
+fn meet(context: Opaque, device: Opaque) -> Result<Vec<Pid>, String> {
+    let info = driver::device_info as driver::Info;
+    let can = property::<u64>(info, device, CL_DEVICE_EXECUTION_CAPABILITIES).unwrap_or(0);
+    if can & CL_EXEC_NATIVE_KERNEL == 0 {
+        return Err("the driver has no native kernels, which would show its threads".into());
+    }
+    let units = property::<u32>(info, device, CL_DEVICE_MAX_COMPUTE_UNITS).unwrap_or(0) as usize;
+    let mut error = CL_SUCCESS;
+    let properties = CL_QUEUE_OUT_OF_ORDER_EXEC_MODE_ENABLE;
+    // SAFETY: the program's own context and device; a valid place for the error.
+    let queue = unsafe { driver::create_queue(context, device, properties, &mut error) };
+    if queue.is_null() {
+        return Err("the driver has no out-of-order queues, which would show its threads".into());
+    }
+    let meeting = Arc::new(Meeting {
+        threads: Mutex::default(),
+        arrived: Condvar::new(),
+        expected: units,
+    });
+    let mut result = CL_SUCCESS;
+    for _ in 0..units {
+        let mut argument = Arc::into_raw(meeting.clone()) as usize;
+        // SAFETY: a queue of our own; the driver copies the one argument, which the body takes.
+        result = unsafe {
+            driver::native_kernel(
+                queue,
+                Some(attend),
+                &mut argument,
+                size_of::<usize>(),
+                0,
+                std::ptr::null(),
+                std::ptr::null(),
+                0,
+                std::ptr::null(),
+                std::ptr::null_mut(),
+            )
+        };
+        if result != CL_SUCCESS {
+            // SAFETY: not enqueued, so the count is still ours.
+            drop(unsafe { Arc::from_raw(argument as *const Meeting) });
+            break;
+        }
+    }
+    // SAFETY: a queue of our own.
+    let finished = unsafe { driver::finish(queue) };
+    // SAFETY: as above; it is empty.
+    unsafe { driver::release_queue(queue) };
+    if [result, finished] != [CL_SUCCESS; 2] {
+        return Err(format!(
+            "a native kernel failed (errors {result}, {finished})"
+        ));
+    }
+    let lock = meeting.threads.lock();
+    let mut threads = lock.unwrap_or_else(PoisonError::into_inner).clone();
+    threads.sort_unstable_by_key(|thread| thread.as_raw_nonzero());
+    threads.dedup();
+    if threads.len() != units || threads.contains(&rustix::thread::gettid()) {
+        return Err(format!(
+            "of the driver's {units} threads {} could be found",
+            threads.len()
+        ));
+    }
+    Ok(threads)
+}
