@@ -11,7 +11,7 @@ use std::{
     ffi::{c_int, c_ulong, c_void},
     sync::{
         Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicPtr, Ordering},
+        atomic::{AtomicPtr, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -89,6 +89,9 @@ struct Group {
 
 struct Groups {
     known: Vec<Group>,
+    wishes: Vec<Wish>,
+    /// Devices of streams that came since the last look.
+    unsettled: Vec<CUdevice>,
     /// Devices whose groups have the background slice.
     background: Vec<Background>,
 }
@@ -107,6 +110,8 @@ const LAST_LOOK: Duration = Duration::from_secs(2);
 
 static GROUPS: Mutex<Groups> = Mutex::new(Groups {
     known: Vec::new(),
+    wishes: Vec::new(),
+    unsettled: Vec::new(),
     background: Vec::new(),
 });
 
@@ -138,38 +143,68 @@ pub(crate) fn refusal(device: CUdevice) -> Option<String> {
     own.find_map(|group| group.set(group.default_us).err())
 }
 
-/// Sets the slice of all groups on a device.
-pub(crate) fn set_share(device: CUdevice, share: Share) -> Result<(), String> {
-    let mut groups = groups();
-    let known = groups
-        .background
-        .iter()
-        .position(|background| background.device == device);
-    match (share, known) {
-        (Share::Background, Some(_)) | (Share::Normal, None) => return Ok(()),
-        (Share::Background, None) => {
-            groups
-                .of(device)
-                .try_for_each(|group| group.set(BACKGROUND_US))?;
-            groups.background.push(Background {
-                device,
-                look_at: Instant::now() + FIRST_LOOK,
-                pause: FIRST_LOOK,
-            });
-        }
-        (Share::Normal, Some(index)) => {
-            groups.background.remove(index);
-            groups
-                .of(device)
-                .try_for_each(|group| group.set(group.default_us))?;
-        }
-    }
-    Ok(())
+/// What a stream's scheduler wants for it. The hardware slices channel groups, which all streams of
+/// a process share, so that a process is in the background on a device when all its streams there are.
+struct Wish {
+    stream: StreamId,
+    device: CUdevice,
+    share: Share,
 }
 
-/// Looks, now and then, whether the slice of a background device still stands.
+/// Names a stream among all that the process ever had.
+pub(crate) type StreamId = u64;
+
+/// What a device gets by the wishes for its streams.
+fn agreed(wishes: &[Wish], device: CUdevice) -> Share {
+    let mut own = wishes
+        .iter()
+        .filter(|wish| wish.device == device)
+        .peekable();
+    if own.peek().is_some() && own.all(|wish| wish.share == Share::Background) {
+        return Share::Background;
+    }
+    Share::Normal
+}
+
+/// A stream comes; it counts as a normal one.
+pub(crate) fn join(device: CUdevice) -> StreamId {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    let stream = NEXT.fetch_add(1, Ordering::Relaxed);
+    let mut groups = groups();
+    groups.wishes.push(Wish {
+        stream,
+        device,
+        share: Share::Normal,
+    });
+    // Not settled here: its scheduler mostly wants for it what it wants for the others.
+    groups.unsettled.push(device);
+    stream
+}
+
+/// A stream has ended.
+pub(crate) fn leave(device: CUdevice, stream: StreamId) {
+    let mut groups = groups();
+    groups.wishes.retain(|wish| wish.stream != stream);
+    let _ = groups.settle(device);
+}
+
+/// Notes what is wanted for a stream, and sets the slice of all groups on its device accordingly.
+pub(crate) fn set_share(device: CUdevice, stream: StreamId, share: Share) -> Result<(), String> {
+    let mut groups = groups();
+    let wish = groups.wishes.iter_mut().find(|wish| wish.stream == stream);
+    if let Some(wish) = wish {
+        wish.share = share;
+    }
+    groups.settle(device)
+}
+
+/// Looks, now and then, whether the slice of a background device still stands, and should.
 pub(crate) fn tend(device: CUdevice) {
     let mut groups = groups();
+    if let Some(index) = groups.unsettled.iter().position(|&own| own == device) {
+        groups.unsettled.swap_remove(index);
+        let _ = groups.settle(device);
+    }
     let now = Instant::now();
     let due = |background: &Background| background.device == device && background.look_at <= now;
     let Some(index) = groups.background.iter().position(due) else {
@@ -190,6 +225,32 @@ pub(crate) fn tend(device: CUdevice) {
 }
 
 impl Groups {
+    /// Gives a device what its streams agree on.
+    fn settle(&mut self, device: CUdevice) -> Result<(), String> {
+        let known = self
+            .background
+            .iter()
+            .position(|background| background.device == device);
+        match (agreed(&self.wishes, device), known) {
+            (Share::Background, Some(_)) | (Share::Normal, None) => {}
+            (Share::Background, None) => {
+                self.of(device)
+                    .try_for_each(|group| group.set(BACKGROUND_US))?;
+                self.background.push(Background {
+                    device,
+                    look_at: Instant::now() + FIRST_LOOK,
+                    pause: FIRST_LOOK,
+                });
+            }
+            (Share::Normal, Some(index)) => {
+                self.background.remove(index);
+                self.of(device)
+                    .try_for_each(|group| group.set(group.default_us))?;
+            }
+        }
+        Ok(())
+    }
+
     fn of(&self, device: CUdevice) -> impl Iterator<Item = &Group> {
         self.known
             .iter()
@@ -350,6 +411,25 @@ unsafe fn real_ioctl(fd: c_int, request: c_ulong, argument: *mut c_void) -> c_in
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_device_is_in_the_background_when_all_its_streams_are() {
+        use Share::{Background, Normal};
+        let check = |wishes: &[(CUdevice, Share)], expect| {
+            let wish = |(index, &(device, share)): (usize, &(CUdevice, Share))| Wish {
+                stream: index as StreamId,
+                device,
+                share,
+            };
+            let wishes: Vec<_> = wishes.iter().enumerate().map(wish).collect();
+            assert_eq!(agreed(&wishes, 0), expect);
+        };
+        check(&[], Normal);
+        check(&[(0, Background)], Background);
+        check(&[(0, Background), (0, Normal)], Normal);
+        check(&[(0, Background), (1, Normal), (0, Background)], Background);
+        check(&[(1, Background)], Normal);
+    }
 
     #[test]
     fn requests_and_layouts_are_the_kernels() {
