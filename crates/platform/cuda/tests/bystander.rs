@@ -19,7 +19,7 @@ use common::{
 /// mappings of shared memory, events and sockets.
 const SHELL: &str = r#"
 echo "threads $(ls /proc/$$/task | wc -l)"
-echo "descriptors $(ls -l /proc/$$/fd | grep -c 'memfd\|eventfd\|socket')"
+echo "descriptors $(ls -l /proc/$$/fd 2>/dev/null | grep -c 'memfd\|eventfd\|socket')"
 echo "mappings $(grep -c memfd /proc/$$/maps)"
 "#;
 

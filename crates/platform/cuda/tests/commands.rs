@@ -651,18 +651,19 @@ fn whatever_synchronizes_turns_the_queue_idle_at_once() {
 fn an_event_that_other_work_follows_proves_nothing() {
     shimmed(&[LOCAL], |cuda| {
         cuda.start();
-        let (wait, event, place) = (cuda.function("until_u32"), cuda.event(), cuda.word());
-        let gated = Gated::stream(cuda, cuda.stream(NON_BLOCKING));
-        for round in 1..=20 {
+        let (until, event) = (cuda.function("until_u32"), cuda.event());
+        let (gated, place) = (Gated::stream(cuda, cuda.stream(NON_BLOCKING)), cuda.word());
+        for round in 1..20 {
             assert_eq!(cuda.record(event, gated.stream), SUCCESS);
+            // Runs until the word has this value.
             let values = [Address(place.as_ptr().addr()), Word(round)];
-            assert_eq!(cuda.launch(gated.stream, wait, &values), SUCCESS);
+            assert_eq!(cuda.launch(gated.stream, until, &values), SUCCESS);
             ok!(cuda, cuEventSynchronize(event => Handle));
             assert!(!gated.is_idle());
             place.store(round, SeqCst);
+            cuda.synchronize(gated.stream);
+            assert!(gated.is_idle());
         }
-        gated.cuda.synchronize(gated.stream);
-        assert!(gated.is_idle());
     });
 }
 

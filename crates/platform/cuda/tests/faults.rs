@@ -217,9 +217,12 @@ fn a_policy_that_there_is_not() {
     shimmed_saying(Some("wishful"), &unknown, |cuda| {
         cuda.start();
         let (stream, place) = (cuda.stream(NON_BLOCKING), cuda.word());
+        let threads = || fs::read_dir("/proc/self/task").unwrap().count();
+        let before = threads();
         write(cuda, stream, place, 1);
         cuda.synchronize(stream);
         assert_eq!((value(place), level()), (1, 0));
+        until("the agent has said so and ended", || threads() == before);
     });
 }
 
