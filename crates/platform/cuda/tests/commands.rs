@@ -486,6 +486,8 @@ fn held_until_opened(gated: &Gated<'_>, name: &str, waits: bool, call: impl Fn()
             returned.store(true, SeqCst);
         });
         until(name, || gated.block.state().submitted() == before + 1);
+        // The thread may still be on its way to the driver.
+        until(name, || gated.cuda.query(gated.stream) == NOT_READY);
         a_moment();
         assert_eq!(
             gated.cuda.query(gated.stream),
