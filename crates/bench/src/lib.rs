@@ -56,6 +56,8 @@ pub struct Context {
     pub version: String,
     /// The command line that led here, for the records.
     pub command: Vec<String>,
+    /// What `xsched run` sets `LD_PRELOAD` to; `None` if no shim is installed.
+    pub preload: Option<OsString>,
     /// Set for every child process.
     pub environment: Vec<(OsString, OsString)>,
     /// Results for scripts, and text for people unless `--json` is given.
@@ -79,6 +81,7 @@ impl Context {
             command: std::env::args_os()
                 .map(|word| word.to_string_lossy().into_owned())
                 .collect(),
+            preload: None,
             environment: Vec::new(),
             stdout: Box::new(std::io::stdout()),
             stderr: Box::new(std::io::stderr()),

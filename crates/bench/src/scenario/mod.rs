@@ -2,6 +2,7 @@
 
 mod dual_model;
 mod options;
+mod overhead;
 mod preempt_latency;
 mod reaction;
 
@@ -14,6 +15,7 @@ use crate::{Context, Outcome};
 /// Every scenario, in the order of the help text.
 pub const ALL: &[&dyn Scenario] = &[
     &dual_model::DualModel,
+    &overhead::Overhead,
     &preempt_latency::PreemptLatency,
     &reaction::Reaction,
 ];

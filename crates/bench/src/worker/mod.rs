@@ -28,8 +28,8 @@ use protocol::{ErrorKind, Instruction, Report};
 /// What to run, and how requests arrive.
 #[derive(Debug, Clone, clap::Args)]
 pub struct WorkerArgs {
-    /// Model to run: on the CPU resnet18 or resnet50; with CUDA any of torchvision, or plain
-    /// kernels as spin:MICROSECONDS or kernels:COUNTxMICROSECONDS.
+    /// Model to run: on the CPU resnet18 or resnet50; with CUDA any of torchvision, gpt2-small (a
+    /// decode loop), or plain kernels as spin:MICROSECONDS or kernels:COUNTxMICROSECONDS.
     #[arg(long)]
     pub model: String,
     /// Images per request.

@@ -95,7 +95,8 @@ def work(harness, options):
         torch.set_num_threads(options.threads)
     device = torch.cuda.get_device_name()
     log(f"torch {torch.__version__}, CUDA {torch.version.cuda}, {device}")
-    host_input, forward = build_model(torch, options)
+    build = build_gpt2 if options.model == GPT2_SMALL else build_model
+    host_input, forward = build(torch, options)
     with torch.inference_mode():
         request, outputs, commands = prepare(torch, host_input, forward, options)
         for _ in range(options.warmup):
@@ -364,7 +365,7 @@ def model_builder(name):
         raise Failure(
             "usage",
             f"torchvision {torchvision.__version__} has no model {name}: use one such as resnet18, "
-            "resnet50, mobilenet_v2 (torchvision.models.list_models() has all)",
+            "resnet50, mobilenet_v2 (torchvision.models.list_models() has all), or gpt2-small",
         ) from None
     return builder
 
@@ -399,6 +400,44 @@ class LayerCount:
 
     def _hook(self, module, _inputs, _output):
         self._layers += next(module.children(), None) is None
+
+
+# --- A decode loop of GPT-2's smallest size, with a key-value cache. ---
+
+GPT2_SMALL = "gpt2-small"
+PROMPT_TOKENS = 16
+NEW_TOKENS = 16
+
+
+def build_gpt2(torch, options):
+    if options.cuda_graph:
+        raise Failure("usage", f"{GPT2_SMALL} cannot be captured: leave out --cuda-graph")
+    try:
+        from transformers import GPT2Config, GPT2LMHeadModel
+    except ImportError as error:
+        raise Failure(
+            "usage",
+            f"transformers cannot be loaded ({one_line(error)}): {INSTALL} transformers",
+        ) from None
+    torch.manual_seed(options.seed)
+    dtype = torch.float16 if options.precision == "fp16" else torch.float32
+    # The defaults are the small one's; random weights, nothing is downloaded.
+    config = GPT2Config()
+    model = GPT2LMHeadModel(config).eval().to(device=DEVICE, dtype=dtype)
+    random = torch.Generator().manual_seed(options.seed)
+    shape = (options.batch, PROMPT_TOKENS)
+    host_input = torch.randint(config.vocab_size, shape, generator=random).pin_memory()
+
+    def forward(prompt):
+        tokens, past, decoded = prompt, None, []
+        for _ in range(NEW_TOKENS):
+            output = model(input_ids=tokens, past_key_values=past, use_cache=True)
+            past = output.past_key_values
+            tokens = output.logits[:, -1:].argmax(dim=-1)
+            decoded.append(tokens)
+        return torch.cat(decoded, dim=1)
+
+    return host_input, forward
 
 
 # --- What goes wrong, and the shim. ---

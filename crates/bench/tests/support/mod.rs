@@ -112,6 +112,7 @@ impl Bench {
             program: env!("CARGO_BIN_EXE_xsched-stand-in").into(),
             version: "0.0.0-test".into(),
             command: words.iter().map(|word| (*word).to_owned()).collect(),
+            preload: None,
             environment,
             stdout: Box::new(stdout.clone()),
             stderr: Box::new(stderr.clone()),

@@ -12,6 +12,8 @@ mod policy;
 mod run;
 mod serve;
 
+use crate::shim;
+
 /// What `xsched` can do.
 #[derive(clap::Subcommand, Debug)]
 pub(crate) enum Command {
@@ -50,8 +52,13 @@ impl Command {
             Command::Policy(args) => policy::run(&args),
             Command::Doctor(args) => doctor::run(&args),
             Command::Bench(args) => {
-                let context = xsched_bench::Context::current(env!("CARGO_PKG_VERSION"))
+                let mut context = xsched_bench::Context::current(env!("CARGO_PKG_VERSION"))
                     .context("cannot set up a benchmark")?;
+                let existing = std::env::var_os(shim::LD_PRELOAD);
+                let shims = shim::installed(&context.program);
+                context.preload = shim::preload(&shims, existing.as_deref())
+                    .0
+                    .filter(|_| !shims.is_empty());
                 xsched_bench::run(args, context)
             }
             Command::Worker(args) => xsched_bench::worker::run(args),

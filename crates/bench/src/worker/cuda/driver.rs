@@ -111,6 +111,7 @@ pub(crate) struct Device {
     /// Blocks of [`BLOCK`] threads that fill it.
     pub(crate) blocks: u32,
     work: Raw,
+    empty: Raw,
     /// What [`Device::time`] records.
     events: [Raw; 2],
 }
@@ -219,7 +220,10 @@ impl Device {
             })?;
             Ok(function)
         };
-        let work = function(c"xsched_bench_work")?;
+        let (work, empty) = (
+            function(c"xsched_bench_work")?,
+            function(c"xsched_bench_empty")?,
+        );
         let event = || {
             let mut event = ptr::null_mut();
             // SAFETY: a place for the result.
@@ -246,6 +250,7 @@ impl Device {
             name: api.device_name(ordinal)?,
             blocks: multiprocessors.max(1) * blocks_each,
             work,
+            empty,
             events,
         })
     }
@@ -360,6 +365,12 @@ impl Device {
         // SAFETY: a pointer to each parameter of the kernel (kernels.ptx), read before the call
         // returns; a word of data for each thread, none of the memory is ever freed.
         self.launch(self.work, work.blocks, BLOCK as u32, &mut parameters, on)
+    }
+
+    /// The stream runs a kernel that does nothing.
+    #[inline]
+    pub(crate) fn empty(&self, on: Stream) -> Result<(), Error> {
+        self.launch(self.empty, 1, 1, &mut [], on)
     }
 
     #[inline]
