@@ -3,10 +3,10 @@
 use std::{collections::BTreeMap, time::Duration, time::Instant};
 
 use xsched_sched::{
-    Action, Config, DeviceId, Engine, Event, Hint, HwShare, Nanos, Priority, ProcessId, QueueId,
-    Target, policy,
+    Action, Config, DeviceId, Engine, Event, Hints, HwShare, Nanos, ProcessId, QueueId, Target,
+    policy,
 };
-use xsched_wire::{Hints, Share, State, ToScheduler};
+use xsched_wire::{Share, State, ToScheduler};
 
 use crate::{
     global::wait,
@@ -88,6 +88,13 @@ impl Local<'_> {
         if self.sampled.elapsed() >= TICK {
             self.sampled = Instant::now();
             self.sample();
+            let nice = rustix::process::getpriority_process(None).unwrap_or(0);
+            if !self.queues.is_empty() {
+                self.tell(Event::Nice {
+                    process: SELF,
+                    nice: nice.clamp(-20, 19) as i8,
+                });
+            }
         }
         if self.engine.next_timer().is_some_and(|at| at <= self.now()) {
             self.tell(Event::Timer);
@@ -121,7 +128,7 @@ impl Local<'_> {
                     queue,
                     process: SELF,
                     device,
-                    hints: hints(self.shared.process_hints()),
+                    hints: self.shared.process_hints(),
                 });
                 self.hint(Target::Queue(queue), info.hints);
                 self.look(info.slot);
@@ -154,8 +161,8 @@ impl Local<'_> {
         }
     }
 
-    fn hint(&mut self, target: Target, wanted: Hints) {
-        for hint in hints(wanted) {
+    fn hint(&mut self, target: Target, hints: Hints) {
+        for hint in hints.iter() {
             self.tell(Event::Hint { target, hint });
         }
     }
@@ -229,17 +236,11 @@ impl Local<'_> {
             Action::Share { share, .. } => {
                 if let Some(managed) = self.shared.managed(slot) {
                     managed.apply_share(match share {
-                        HwShare::Normal => Share::Normal,
-                        _ => Share::Background,
+                        HwShare::Background => Share::Background,
+                        _ => Share::Normal,
                     });
                 }
             }
         }
     }
-}
-
-/// Hints as the engine takes them; what is out of range was reported when it was read.
-fn hints(wire: Hints) -> Vec<Hint> {
-    let priority = wire.priority.and_then(|value| Priority::new(value).ok());
-    priority.map(Hint::Priority).into_iter().collect()
 }

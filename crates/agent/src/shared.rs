@@ -206,13 +206,13 @@ impl Shared {
             slot: Some(slot.index),
             hints,
         };
-        self.change(slot, |entry| entry.hints = hints, message);
+        self.change(slot, |entry| entry.hints.extend(hints.iter()), message);
         self.regroup(&mut self.state());
     }
 
     pub(crate) fn hint_process(&self, hints: Hints) {
         let mut state = self.state();
-        state.hints = hints;
+        state.hints.extend(hints.iter());
         state.note(ToScheduler::Hint { slot: None, hints });
         drop(state);
         self.wake();

@@ -49,7 +49,8 @@ fn a_hint_changes_who_runs() {
     agent.hint(
         &b,
         xsched_wire::Hints {
-            priority: Some(200),
+            priority: Some(xsched_wire::Priority::REALTIME),
+            ..xsched_wire::Hints::default()
         },
     );
     until("b runs", || b.slot().block.is_open());

@@ -5,6 +5,7 @@ mod check;
 mod command;
 mod daemon;
 mod failure;
+mod hints;
 mod logging;
 #[allow(unsafe_code, reason = "calls into the CUDA driver")]
 mod probe;

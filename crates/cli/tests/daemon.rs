@@ -149,7 +149,7 @@ fn the_policy_is_shown_listed_and_changed() {
     assert_eq!(daemon.status().policy, "fifo");
     let list = policy(&["--list"]);
     assert!(
-        list.contains("  hpf\n") && list.contains("* fifo\n"),
+        list.contains("  hpf    highest") && list.contains("* fifo   no scheduling"),
         "{list}"
     );
 

@@ -1,4 +1,7 @@
-//! What one event costs with 1,000 queues registered: the promise is at most 5 µs (`cargo bench -p xsched-sched`).
+//! What one event costs under every policy: the promise is at most 5 µs (`cargo bench -p xsched-sched`).
+//!
+//! Two worlds: 1,000 groups on one device, and 10,000 groups on 100 devices. In each a group of the highest urgency
+//! toggles, with nobody else busy, with some busy, with all busy.
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use std::{
@@ -7,38 +10,71 @@ use std::{
 };
 use xsched_sched::*;
 
-const QUEUES: u64 = 1_000;
-const MS: Nanos = 1_000_000;
+const US: Nanos = 1_000;
+const MS: Nanos = 1_000 * US;
 
-/// 1,000 groups of one queue each on one device; `priority` and `active` by index. The last is the one that toggles.
+/// Groups of one queue each, spread over devices. The last is the one that toggles.
 struct World {
     engine: Engine,
     now: Nanos,
     actions: Vec<Action>,
+    last: QueueId,
     /// Of the queue that toggles.
     ready: bool,
 }
 
 impl World {
-    fn new(priority: impl Fn(u64) -> i32, active: impl Fn(u64) -> bool) -> World {
+    fn new(policy: &str, groups: u64, devices: u64, busy: impl Fn(u64) -> bool) -> World {
         let mut world = World {
-            engine: Engine::new(Config::default()),
+            engine: Engine::new(Config::new(policy::by_name(policy).expect("is known"))),
             now: 0,
             actions: Vec::new(),
+            last: QueueId(groups - 1),
             ready: false,
         };
-        for index in 0..QUEUES {
-            let priority = Priority::new(priority(index)).expect("within the range");
+        for index in 0..groups {
+            let top = index == groups - 1;
+            // Priorities over all classes below 200, the one that toggles above them; all the other hints, too.
+            let hints = [
+                (
+                    HintKind::Priority,
+                    if top {
+                        "200".into()
+                    } else {
+                        (index * 37 % 5 * 40).to_string()
+                    },
+                ),
+                (HintKind::Weight, (1 + index % 7 * 50).to_string()),
+                (HintKind::Deadline, format!("{}ms", 1 + index % 100)),
+                (
+                    HintKind::Laxity,
+                    format!("{}ms:0:{}", 1 + index % 50, index % 9),
+                ),
+                (HintKind::LatencyTarget, "10ms".to_owned()),
+            ];
+            let hints = hints
+                .into_iter()
+                .filter(|(kind, _)| *kind != HintKind::LatencyTarget || top)
+                .filter(|(kind, _)| *kind != HintKind::Laxity || index % 3 == 0)
+                .map(|(kind, text)| kind.parse(&text).expect("within the range"))
+                .collect();
             world.handle(Event::QueueCreated {
                 queue: QueueId(index),
                 process: ProcessId(index),
-                device: DeviceId(0),
-                hints: vec![Hint::Priority(priority)],
+                device: DeviceId((index % devices) as u32),
+                hints,
             });
+            if top {
+                let process = ProcessId(index);
+                world.handle(Event::Foreground {
+                    process,
+                    foreground: true,
+                });
+                world.handle(Event::Nice { process, nice: -20 });
+            }
         }
-        // Those that stay idle are idle for long.
         world.now += 200 * MS;
-        for index in (0..QUEUES).filter(|&index| active(index)) {
+        for index in (0..groups - 1).filter(|&index| busy(index)) {
             world.handle(Event::Ready {
                 queue: QueueId(index),
             });
@@ -63,8 +99,8 @@ impl World {
 
     /// The queue that toggles becomes ready or idle, so late that nothing lingers; the timers in between are not timed.
     fn toggle(&mut self) -> Duration {
-        let queue = QueueId(QUEUES - 1);
-        self.now += 300_000;
+        let queue = self.last;
+        self.now += 300 * US;
         self.ready = !self.ready;
         self.handle(if self.ready {
             Event::Ready { queue }
@@ -74,50 +110,40 @@ impl World {
     }
 }
 
-/// Priorities spread over all classes below 200, the one that toggles above them.
-fn mixed(index: u64) -> i32 {
-    if index == QUEUES - 1 {
-        200
-    } else {
-        (index * 37 % 400) as i32 - 200
-    }
-}
-
-fn equal(index: u64) -> i32 {
-    if index == QUEUES - 1 { 200 } else { 0 }
-}
+/// Which groups have work all the time.
+type Busy = fn(u64) -> bool;
 
 fn events(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("one event of 1000 queues");
-    let mut bench = |name: &str, mut world: World| {
-        for _ in 0..5 {
-            world.toggle();
+    for (groups, devices) in [(1_000, 1), (10_000, 100)] {
+        let mut group =
+            criterion.benchmark_group(format!("one event, {groups} groups on {devices} devices"));
+        group
+            .sample_size(20)
+            .measurement_time(Duration::from_millis(500))
+            .warm_up_time(Duration::from_millis(100));
+        for policy in policy::names() {
+            let loads: [(&str, Busy); 3] = [
+                ("idle", |_| false),
+                ("3 % busy", |index| index % 31 == 0),
+                ("all busy", |_| true),
+            ];
+            for (load, busy) in loads {
+                let mut world = World::new(policy, groups, devices, busy);
+                let mut most = 0;
+                for _ in 0..6 {
+                    world.toggle();
+                    most = most.max(world.actions.len());
+                }
+                group.bench_function(
+                    BenchmarkId::new(format!("{policy}, {load}"), format!("{most} changes")),
+                    |bencher| {
+                        bencher.iter_custom(|events| (0..events).map(|_| world.toggle()).sum());
+                    },
+                );
+            }
         }
-        group.bench_function(
-            BenchmarkId::new(name, format!("{} changes", world.actions.len())),
-            |bencher| {
-                bencher.iter_custom(|events| (0..events).map(|_| world.toggle()).sum());
-            },
-        );
-    };
-    bench("idle, the top one toggles", World::new(mixed, |_| false));
-    bench(
-        "idle, the lowest one toggles",
-        World::new(|index| -mixed(index), |_| false),
-    );
-    bench(
-        "32 active, the top one toggles",
-        World::new(mixed, |index| index % 31 == 0),
-    );
-    bench(
-        "all active, the top one toggles",
-        World::new(mixed, |index| index != QUEUES - 1),
-    );
-    bench(
-        "all active and equal, the top one toggles",
-        World::new(equal, |index| index != QUEUES - 1),
-    );
-    group.finish();
+        group.finish();
+    }
 }
 
 criterion_group!(benches, events);

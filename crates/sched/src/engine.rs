@@ -4,15 +4,15 @@ mod grouping;
 
 use crate::{
     device::{Device, Limits},
-    event::{Action, Event, EventError, HwShare},
+    event::{Action, Event, EventError, HwShare, Target},
     guard::Rules,
-    hint::{Hint, Priority, Target},
     ids::{DeviceId, GroupId, Nanos, ProcessId, QueueId},
-    policy::{Hpf, Policy},
-    registry::{Batch, Queue, Registry},
+    policy::{Decision, GroupView, Hpf, Policy},
+    registry::{Batch, Group, Part, Queue, Registry},
     status::{GroupStatus, QueueStatus},
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use xsched_hint::{Hint, Hints};
 
 const MS: Nanos = 1_000_000;
 
@@ -31,8 +31,6 @@ pub struct Config {
     pub sum_of_minima: f64,
     /// A group that keeps others waiting without any progress for so long counts as stalled. 0: never.
     pub stall_limit: Nanos,
-    /// A group that is idle for so long and may not run is left out of decisions until it has work.
-    pub park_after: Nanos,
 }
 
 impl Config {
@@ -45,7 +43,6 @@ impl Config {
             piece: 5 * MS,
             sum_of_minima: 0.25,
             stall_limit: 2_000 * MS,
-            park_after: 100 * MS,
         }
     }
 }
@@ -67,18 +64,25 @@ pub struct Engine {
     queues: BTreeMap<QueueId, usize>,
     processes: BTreeMap<ProcessId, Process>,
     devices: Vec<Device>,
+    device_indices: BTreeMap<DeviceId, usize>,
+    /// When each device is to be decided on next.
+    timers: BTreeSet<(Nanos, usize)>,
+    decision: Decision,
     /// Devices that the event in hand concerns.
     touched: Vec<usize>,
     shares: Vec<Action>,
     opens: Vec<Action>,
 }
 
+#[derive(Default)]
 struct Process {
-    /// Of its queues without a priority of their own.
-    priority: Priority,
+    /// Of its queues without hints of their own.
+    hints: Hints,
     stopped: bool,
+    nice: i8,
+    foreground: bool,
     queues: Vec<usize>,
-    /// Its groups, those with a priority of their own among them.
+    /// Its groups, those of queues with hints of their own among them.
     groups: Vec<GroupId>,
 }
 
@@ -95,13 +99,15 @@ impl Engine {
             ),
             limits: Limits {
                 stall: config.stall_limit,
-                park_after: config.park_after,
             },
             now: 0,
             registry: Registry::default(),
             queues: BTreeMap::new(),
             processes: BTreeMap::new(),
             devices: Vec::new(),
+            device_indices: BTreeMap::new(),
+            timers: BTreeSet::new(),
+            decision: Decision::default(),
             touched: Vec::new(),
             shares: Vec::new(),
             opens: Vec::new(),
@@ -122,7 +128,7 @@ impl Engine {
                 process,
                 device,
                 hints,
-            } => self.create(queue, process, device, &hints)?,
+            } => self.create(queue, process, device, hints)?,
             Event::Device {
                 device,
                 one_background,
@@ -140,26 +146,35 @@ impl Engine {
             Event::Idle { queue } => self.update(queue, |queue| queue.ready = false)?,
             Event::Hold { queue, held } => self.update(queue, |queue| queue.held = held)?,
             Event::Progress { queue } => self.update(queue, |_| ())?,
-            Event::Hint {
-                target: Target::Process(process),
-                hint: Hint::Priority(priority),
-            } => {
-                self.set_process_priority(process, priority)?;
+            Event::Hint { target, hint } => {
+                self.check(&[target], hint)?;
+                match target {
+                    Target::Process(process) => {
+                        self.set_process_hints(process, [hint].into_iter().collect())?;
+                    }
+                    Target::Queue(queue) => {
+                        let queue = self.find(queue)?;
+                        self.set_queue_hint(queue, hint);
+                    }
+                }
             }
-            Event::Hint {
-                target: Target::Queue(queue),
-                hint: Hint::Priority(priority),
-            } => {
-                let queue = self.find(queue)?;
-                self.set_queue_priority(queue, priority);
-            }
+            Event::Nice { process, nice } => self.change_process(
+                process,
+                |process| std::mem::replace(&mut process.nice, nice) != nice,
+                |view| view.nice = nice,
+            )?,
+            Event::Foreground {
+                process,
+                foreground,
+            } => self.change_process(
+                process,
+                |process| std::mem::replace(&mut process.foreground, foreground) != foreground,
+                |view| view.foreground = foreground,
+            )?,
             Event::Stopped { process, stopped } => self.set_stopped(process, stopped)?,
             Event::Timer => {
-                let due = |(index, device): (usize, &Device)| {
-                    (device.deadline? <= self.now).then_some(index)
-                };
-                self.touched
-                    .extend(self.devices.iter().enumerate().filter_map(due));
+                let due = self.timers.range(..=(self.now, usize::MAX));
+                self.touched.extend(due.map(|(_, device)| *device));
             }
         }
         self.decide(actions);
@@ -168,23 +183,17 @@ impl Engine {
 
     /// When to send [`Event::Timer`], if nothing else happens before.
     pub fn next_timer(&self) -> Option<Nanos> {
-        self.devices
-            .iter()
-            .filter_map(|device| device.deadline)
-            .min()
+        self.timers.first().map(|(at, _)| *at)
     }
 
     /// Puts another policy in place, at once.
     pub fn set_policy(&mut self, now: Nanos, policy: Box<dyn Policy>, actions: &mut Vec<Action>) {
         self.now = self.now.max(now);
         self.policy = policy;
-        self.unpark(|_, _| true);
-        for (index, device) in self.devices.iter_mut().enumerate() {
-            for position in 0..device.active.len() {
-                device.note_change(position);
-            }
-            self.touched.push(index);
+        for (index, group) in self.registry.groups.iter() {
+            self.devices[group.device].note_change(GroupId(index as u32));
         }
+        self.touched.extend(0..self.devices.len());
         self.decide(actions);
     }
 
@@ -193,17 +202,12 @@ impl Engine {
         self.policy.name()
     }
 
-    /// Whether the hint has a meaning to the policy in place. Hints are kept in any case, for the next one.
-    pub fn accepts(&self, hint: &Hint) -> bool {
-        self.policy.accepts(hint)
-    }
-
     /// Every group as it stands.
     pub fn groups(&self, now: Nanos) -> impl Iterator<Item = GroupStatus> {
         let now = self.now.max(now);
         self.registry.groups.iter().map(move |(index, group)| {
             let device = &self.devices[group.device];
-            let view = device.view(&group.place);
+            let view = &group.view;
             let queues = || {
                 group
                     .queues
@@ -215,15 +219,16 @@ impl Engine {
                 process: view.process,
                 device: device.id,
                 queues: queues().map(|queue| queue.id).collect(),
-                priority: view.priority,
+                priority: view.priority(),
+                hints: view.hints,
                 ready: group.ready_queues > 0,
                 open: view.open,
                 held: queues().all(|queue| queue.held),
                 stalled: view.stalled,
                 stopped: group.stopped,
                 share: view.share,
-                min_share: if view.priority.runs() {
-                    device.promise(view.waits)
+                min_share: if view.priority().runs() {
+                    device.promise(matches!(group.part, Part::Waits(_)))
                 } else {
                     0.0
                 },
@@ -239,16 +244,15 @@ impl Engine {
         let now = self.now.max(now);
         self.queues.values().map(move |&queue| {
             let queue = &self.registry.queues[queue];
-            let group = &self.registry.groups[queue.group.0 as usize];
-            let device = &self.devices[group.device];
-            let view = device.view(&group.place);
+            let group = &self.registry.groups[queue.group.index()];
+            let view = &group.view;
             QueueStatus {
                 queue: queue.id,
                 process: queue.process,
-                device: device.id,
+                device: view.device,
                 group: queue.group,
-                priority: view.priority,
-                own_priority: group.own,
+                priority: view.priority(),
+                own_priority: view.own,
                 ready: queue.ready,
                 open: queue.gate == Some(true),
                 held: queue.held,
@@ -268,33 +272,60 @@ impl Engine {
             .ok_or(EventError::UnknownQueue(queue))
     }
 
-    /// Decides on every device touched.
+    /// Decides on every device touched, and on those that a decision concerns as well.
     fn decide(&mut self, actions: &mut Vec<Action>) {
         self.touched.sort_unstable();
         self.touched.dedup();
+        let mut at = 0;
+        while let Some(&index) = self.touched.get(at) {
+            at += 1;
+            self.devices[index].decide(
+                self.now,
+                &mut *self.policy,
+                &mut self.decision,
+                &mut self.registry,
+                &self.limits,
+            );
+            if std::mem::take(&mut self.decision.everywhere) {
+                // Those before this one again: they were decided on too early. None can ask for ever: what they see no
+                // longer changes.
+                let again = (0..self.devices.len()).filter(|other| *other != index);
+                self.touched.truncate(at);
+                self.touched.extend(again);
+            }
+        }
+        if at > 1 {
+            self.touched.sort_unstable();
+            self.touched.dedup();
+        }
         let mut batch = Batch {
             closes: actions,
             shares: &mut self.shares,
             opens: &mut self.opens,
         };
-        for index in self.touched.drain(..) {
+        for &index in &self.touched {
             let device = &mut self.devices[index];
-            device.decide(
+            let before = device.deadline;
+            device.settle(
                 self.now,
-                &mut *self.policy,
+                &self.decision,
                 &mut self.registry,
                 &self.limits,
                 &mut batch,
             );
+            if before != device.deadline {
+                before.map(|at| self.timers.remove(&(at, index)));
+                self.timers.extend(device.deadline.map(|at| (at, index)));
+            }
         }
+        self.touched.clear();
         actions.append(&mut self.shares);
         actions.append(&mut self.opens);
     }
 
     /// The index of a device, which is registered if it was not.
     fn device(&mut self, device: DeviceId) -> usize {
-        let known = self.devices.iter().position(|known| known.id == device);
-        known.unwrap_or_else(|| {
+        *self.device_indices.entry(device).or_insert_with(|| {
             self.devices.push(Device::new(device, self.rules));
             self.devices.len() - 1
         })
@@ -305,32 +336,22 @@ impl Engine {
         id: QueueId,
         process_id: ProcessId,
         device: DeviceId,
-        hints: &[Hint],
+        hints: Hints,
     ) -> Result<(), EventError> {
         if self.queues.contains_key(&id) {
             return Err(EventError::DuplicateQueue(id));
         }
         let device = self.device(device);
-        self.processes.entry(process_id).or_insert_with(|| Process {
-            priority: Priority::NORMAL,
-            stopped: false,
-            queues: Vec::new(),
-            groups: Vec::new(),
-        });
-        for hint in hints {
-            match hint {
-                Hint::Priority(priority) => self.set_process_priority(process_id, *priority)?,
-            }
-        }
+        self.processes.entry(process_id).or_default();
+        self.set_process_hints(process_id, hints)?;
         let process = &self.processes[&process_id];
-        let priority = process.priority;
         let shared = |group: &&GroupId| {
-            let group = &self.registry.groups[group.0 as usize];
-            !group.own && group.device == device
+            let group = &self.registry.groups[group.index()];
+            !group.view.own && group.device == device
         };
         let group = match process.groups.iter().find(shared) {
             Some(&group) => group,
-            None => self.add_group(device, false, process_id, priority),
+            None => self.add_group(device, false, process_id),
         };
         let queue = self.registry.queues.insert(Queue {
             id,
@@ -370,8 +391,7 @@ impl Engine {
             self.devices[device].dirty.push(index);
             self.touched.push(device);
         }
-        let view = self.devices[device].view_mut(&mut group.place);
-        if std::mem::take(&mut view.stalled) {
+        if std::mem::take(&mut group.view.stalled) {
             self.note_change(id);
         }
         self.refresh(id);
@@ -388,37 +408,99 @@ impl Engine {
         self.processes.remove(&process);
     }
 
-    fn set_process_priority(
-        &mut self,
-        process: ProcessId,
-        priority: Priority,
-    ) -> Result<(), EventError> {
-        let found = self
-            .processes
-            .get_mut(&process)
-            .ok_or(EventError::UnknownProcess(process))?;
-        found.priority = priority;
+    /// Adds to a process's hints, and to those of its groups that have none of their own.
+    fn set_process_hints(&mut self, process: ProcessId, hints: Hints) -> Result<(), EventError> {
+        let found = self.processes.get_mut(&process);
+        let found = found.ok_or(EventError::UnknownProcess(process))?;
+        found.hints.extend(hints.iter());
         for index in 0..found.groups.len() {
             let group = self.process(process).groups[index];
-            if !self.registry.group(group).own {
-                self.set_priority(group, priority);
+            if !self.registry.group(group).view.own {
+                self.set_hints(group, hints);
             }
         }
         Ok(())
     }
 
-    fn set_queue_priority(&mut self, index: usize, priority: Priority) {
+    fn set_queue_hint(&mut self, index: usize, hint: Hint) {
         let queue = &self.registry.queues[index];
         let (old, process) = (queue.group, queue.process);
         let group = self.registry.group(old);
         let device = group.device;
-        if group.own {
-            self.set_priority(old, priority);
+        let own = if group.view.own {
+            old
         } else {
-            let group = self.add_group(device, true, process, priority);
+            let group = self.add_group(device, true, process);
             self.leave(index);
             self.join(index, group);
+            group
+        };
+        self.set_hints(own, [hint].into_iter().collect());
+    }
+
+    /// Whether a hint may be given to all of these: their utilizations must fit beside those stated on the same devices.
+    pub fn check(&self, targets: &[Target], hint: Hint) -> Result<(), EventError> {
+        let Hint::Utilization(wanted) = hint else {
+            return Ok(());
+        };
+        // By device: how many groups will state it, and what they state now.
+        let mut devices: BTreeMap<usize, (u64, u64)> = BTreeMap::new();
+        for &target in targets {
+            let (groups, apart) = match target {
+                Target::Process(process) => {
+                    let groups = self.processes.get(&process).map(|process| &*process.groups);
+                    (groups.unwrap_or_default().to_vec(), false)
+                }
+                Target::Queue(queue) => (vec![self.registry.queues[self.find(queue)?].group], true),
+            };
+            for group in groups.iter().map(|id| &self.registry.groups[id.index()]) {
+                if group.view.own && !apart {
+                    continue;
+                }
+                let device = devices.entry(group.device).or_default();
+                device.0 += 1;
+                if group.view.own == apart {
+                    device.1 += stated(group);
+                }
+            }
         }
+        for (device, (groups, now)) in devices {
+            let left = (self.utilization_left(device) + now) / groups;
+            if wanted.get() > left {
+                return Err(EventError::OverCommitted {
+                    device: self.devices[device].id,
+                    wanted: wanted.get(),
+                    left,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// What the groups of a device leave, percent.
+    fn utilization_left(&self, device: usize) -> u64 {
+        let groups = self.registry.groups.iter().map(|(_, group)| group);
+        let stated = groups.filter(|group| group.device == device).map(stated);
+        100_u64.saturating_sub(stated.sum())
+    }
+
+    /// Something about a process that its groups show.
+    fn change_process(
+        &mut self,
+        process: ProcessId,
+        change: impl FnOnce(&mut Process) -> bool,
+        show: impl Fn(&mut GroupView),
+    ) -> Result<(), EventError> {
+        let found = self.processes.get_mut(&process);
+        let found = found.ok_or(EventError::UnknownProcess(process))?;
+        if change(found) {
+            for index in 0..found.groups.len() {
+                let group = self.process(process).groups[index];
+                show(&mut self.registry.group(group).view);
+                self.note_change(group);
+            }
+        }
+        Ok(())
     }
 
     fn set_stopped(&mut self, process: ProcessId, stopped: bool) -> Result<(), EventError> {
@@ -434,4 +516,13 @@ impl Engine {
         }
         Ok(())
     }
+}
+
+/// The share of its device that a group states, percent.
+fn stated(group: &Group) -> u64 {
+    group
+        .view
+        .hints
+        .utilization
+        .map_or(0, |percent| percent.get())
 }

@@ -1,10 +1,8 @@
 //! What the host tells the engine, and what the engine asks of the host.
 
-use crate::{
-    hint::{Hint, Target},
-    ids::{DeviceId, ProcessId, QueueId},
-};
+use crate::ids::{DeviceId, ProcessId, QueueId};
 use serde::{Deserialize, Serialize};
+use xsched_hint::{Hint, Hints};
 
 /// Something that happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,15 +15,16 @@ pub enum Event {
         process: ProcessId,
         /// Where it executes.
         device: DeviceId,
-        /// Hints for its process, as if sent just before; what is left out keeps the process's value, or the default.
-        hints: Vec<Hint>,
+        /// Hints for its process, as if sent just before; what is left out keeps the process's value, or the default. A
+        /// utilization that does not fit on the device (see [`EventError::OverCommitted`]) is left out there.
+        hints: Hints,
     },
-    /// What the hardware of a device cannot do; to be said before its first queue, if at all.
+    /// What is special about the hardware of a device; to be said before its first queue, if at all.
     Device {
         /// Which.
         device: DeviceId,
-        /// Its time slicer starves groups of [`HwShare::Background`] that execute at the same time, so a policy lets
-        /// one of them execute at a time.
+        /// It has a time slicer that takes slices ([`HwShare::Slice`]), but starves groups of [`HwShare::Background`]
+        /// that execute at the same time, so a policy lets one of them execute at a time.
         one_background: bool,
     },
     /// A queue was destroyed.
@@ -75,8 +74,32 @@ pub enum Event {
         /// Stopped, or running.
         stopped: bool,
     },
+    /// The nice value of a process, -20 to 19, as the host last saw it. May repeat.
+    Nice {
+        /// Which.
+        process: ProcessId,
+        /// Lower goes first.
+        nice: i8,
+    },
+    /// The process is, or is no longer, one whose window is active. May repeat.
+    Foreground {
+        /// Which.
+        process: ProcessId,
+        /// Its window is active.
+        foreground: bool,
+    },
     /// The time that [`Engine::next_timer`](crate::Engine::next_timer) named has come.
     Timer,
+}
+
+/// What a hint is given to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Target {
+    /// Every queue of the process that has no hints of its own.
+    Process(ProcessId),
+    /// One queue, which becomes a task group of its own. It begins with its process's hints.
+    Queue(QueueId),
 }
 
 /// Something for the host to do. In the actions of one event every close comes before every change of share, and
@@ -109,9 +132,11 @@ pub enum HwShare {
     Normal,
     /// As little as the hardware can give while a normal one is busy.
     Background,
+    /// In turn with the others, for so many µs at a time: at least 500, or they would starve each other.
+    Slice(u32),
 }
 
-/// An event that the engine refused; nothing has changed. The blame is always the host's.
+/// An event that the engine refused; nothing has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum EventError {
@@ -124,4 +149,14 @@ pub enum EventError {
     /// The process has not registered a queue yet, or is gone.
     #[error("process {0} has not registered a queue")]
     UnknownProcess(ProcessId),
+    /// The shares that are stated on a device would be more than all of it.
+    #[error("utilization {wanted} does not fit: {left} percent of device {device} are left")]
+    OverCommitted {
+        /// Where.
+        device: DeviceId,
+        /// What was asked for, percent.
+        wanted: u64,
+        /// What could be given, percent.
+        left: u64,
+    },
 }

@@ -12,10 +12,7 @@
 //! puts off at most one. A piece is a tenth of the window's promise or, where the cap binds, more than an eighth, so that
 //! some milliseconds are in hand for late timers.
 
-use crate::{
-    ids::{GroupId, Nanos},
-    policy::GroupView,
-};
+use crate::ids::{GroupId, Nanos};
 
 /// No piece is worth less than this, nor charged less: switching costs some 100 µs. With more groups waiting than such
 /// pieces fit into a rotation, rotations become longer and the promise holds over a window so much longer.
@@ -74,7 +71,7 @@ impl Rules {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Credit {
     /// While it waits: when it is due a piece.
-    due: Nanos,
+    pub(crate) due: Nanos,
     /// While it does not: the waiting that was not paid for, and how its time stood when that was counted.
     waited: Nanos,
     then: Times,
@@ -99,16 +96,6 @@ pub(crate) struct Times {
     pub(crate) served: Nanos,
     /// Ready and closed.
     pub(crate) waiting: Nanos,
-}
-
-impl Times {
-    pub(crate) fn of(view: &GroupView, now: Nanos) -> Times {
-        Times {
-            now,
-            served: view.served(now),
-            waiting: view.waiting(now),
-        }
-    }
 }
 
 /// The pieces of one device.
@@ -208,29 +195,28 @@ impl Guard {
     }
 
     /// Gives a piece to the group that was due first, if any is.
-    pub(crate) fn grant<'a>(
-        &mut self,
-        now: Nanos,
-        waiting: impl Iterator<Item = (GroupId, &'a Credit)>,
-    ) {
+    pub(crate) fn grant(&mut self, now: Nanos, waiting: &[Waiter]) {
         let Some(rules) = self.rules else { return };
-        let mut count = 0;
-        let first = waiting
-            .inspect(|_| count += 1)
-            .min_by_key(|(group, credit)| (credit.due, *group));
-        match first {
-            Some((group, credit)) if credit.due <= now => {
+        match waiting.iter().min() {
+            Some(first) if first.due <= now => {
                 self.piece = Some(Piece {
-                    group,
+                    group: first.group,
                     start: now,
-                    end: now + rules.piece(count),
+                    end: now + rules.piece(waiting.len()),
                 });
                 // Others may be due already: look again when the next piece may start.
                 self.earliest_due = 0;
             }
-            first => self.earliest_due = first.map_or(Nanos::MAX, |(_, credit)| credit.due),
+            first => self.earliest_due = first.map_or(Nanos::MAX, |first| first.due),
         }
     }
+}
+
+/// A group that waits, and since when it is due a piece. Small, since all of them are looked at for each piece.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Waiter {
+    pub(crate) due: Nanos,
+    pub(crate) group: GroupId,
 }
 
 #[cfg(test)]

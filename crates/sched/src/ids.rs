@@ -37,3 +37,10 @@ id!(
     /// One task group: a dense index, used again only after [`Policy::forget`](crate::Policy::forget) named it.
     GroupId(u32)
 );
+
+impl GroupId {
+    /// As an index.
+    pub(crate) fn index(self) -> usize {
+        self.0 as usize
+    }
+}

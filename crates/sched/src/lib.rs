@@ -13,7 +13,7 @@
 //!     queue: QueueId(queue),
 //!     process: ProcessId(process),
 //!     device: DeviceId(0),
-//!     hints: vec![Hint::Priority(priority)],
+//!     hints: [Hint::Priority(priority)].into_iter().collect(),
 //! };
 //! engine.handle(0, create(1, 10, Priority::HIGH), &mut actions)?;
 //! engine.handle(0, create(2, 20, Priority::LOW), &mut actions)?;
@@ -29,7 +29,6 @@ mod device;
 mod engine;
 mod event;
 mod guard;
-mod hint;
 mod ids;
 pub mod policy;
 mod registry;
@@ -38,8 +37,8 @@ mod status;
 mod tests;
 
 pub use engine::{Config, Engine};
-pub use event::{Action, Event, EventError, HwShare};
-pub use hint::{Hint, HintError, Priority, Target};
+pub use event::{Action, Event, EventError, HwShare, Target};
 pub use ids::{DeviceId, GroupId, Nanos, ProcessId, QueueId};
 pub use policy::{Decision, GroupView, Policy, Snapshot, UnknownPolicy};
 pub use status::{GroupStatus, QueueStatus};
+pub use xsched_hint::{Hint, HintError, HintKind, Hints, Priority};

@@ -1,8 +1,8 @@
-//! Who is registered: queues, the groups that they form, and where a group's view is kept.
+//! Who is registered: queues, and the groups that they form.
 
 use crate::{
     event::{Action, HwShare},
-    hint::Priority,
+    guard::Credit,
     ids::{GroupId, Nanos, ProcessId, QueueId},
     policy::GroupView,
 };
@@ -60,10 +60,9 @@ pub(crate) struct Batch<'a> {
 }
 
 pub(crate) struct Group {
+    pub(crate) view: GroupView,
     /// Index of its device in the engine.
     pub(crate) device: usize,
-    /// It is one queue that has a priority of its own.
-    pub(crate) own: bool,
     pub(crate) queues: Vec<usize>,
     /// How many of its queues count as ready.
     pub(crate) ready_queues: usize,
@@ -73,47 +72,53 @@ pub(crate) struct Group {
     pub(crate) last_progress: Nanos,
     /// How often it was closed while it had work.
     pub(crate) preemptions: u64,
-    pub(crate) place: Place,
+    pub(crate) credit: Credit,
+    /// Whether it waits or runs by the policy's decision, and where in its device's list of those that do.
+    pub(crate) part: Part,
 }
 
-/// Where the view of a group is kept.
-pub(crate) enum Place {
-    /// At this position among the active groups of its device.
-    Active(usize),
-    /// Here: idle for long, closed, and no policy sees it.
-    Parked(GroupView),
+/// What a group does by the policy's decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// It has nothing to do, or must not.
+    None,
+    /// At this position among those that the policy runs.
+    Runs(usize),
+    /// At this position among those that wait.
+    Waits(usize),
 }
 
 impl Registry {
     pub(crate) fn group(&mut self, group: GroupId) -> &mut Group {
-        &mut self.groups[group.0 as usize]
+        &mut self.groups[group.index()]
     }
 
-    pub(crate) fn sync_group(&mut self, view: &GroupView, batch: &mut Batch<'_>) {
-        for &queue in &self.groups[view.id.0 as usize].queues {
+    pub(crate) fn sync_group(&mut self, id: GroupId, batch: &mut Batch<'_>) {
+        let Group { view, queues, .. } = &self.groups[id.index()];
+        for &queue in queues {
             self.queues[queue].sync(view.open, view.share, batch);
         }
     }
 
-    /// A new group without queues; the caller places its view.
+    /// A new group without queues.
     pub(crate) fn add_group(
         &mut self,
         device: usize,
-        own: bool,
-        process: ProcessId,
-        priority: Priority,
         now: Nanos,
+        view: impl FnOnce(GroupId) -> GroupView,
     ) -> GroupId {
         let id = GroupId(self.groups.next_index() as u32);
+        let view = view(id);
         self.groups.insert(Group {
+            credit: Credit::new(view.times(now)),
+            view,
             device,
-            own,
             queues: Vec::with_capacity(1),
             ready_queues: 0,
             stopped: false,
             last_progress: now,
             preemptions: 0,
-            place: Place::Parked(GroupView::new(id, process, priority, now)),
+            part: Part::None,
         });
         id
     }

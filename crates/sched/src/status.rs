@@ -2,10 +2,10 @@
 
 use crate::{
     event::HwShare,
-    hint::Priority,
     ids::{DeviceId, GroupId, Nanos, ProcessId, QueueId},
 };
 use serde::{Deserialize, Serialize};
+use xsched_hint::{Hints, Priority};
 
 /// One task group.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -20,6 +20,8 @@ pub struct GroupStatus {
     pub queues: Vec<QueueId>,
     /// Its priority.
     pub priority: Priority,
+    /// All that was said about it.
+    pub hints: Hints,
     /// It has work that its application does not hold back.
     pub ready: bool,
     /// Its gate is open, apart from queues that the application holds.

@@ -177,46 +177,36 @@ fn the_others_open_late_only_between_short_bursts() {
 }
 
 #[test]
-fn a_long_idle_group_is_parked_and_comes_back() {
-    let host = check(
-        "new 1 high; new 2..9 low; wait 100000; ready 1; wait 300; idle 1",
-        &[1],
-    );
-    assert_eq!(host.parked(), 8);
-    let host = check(
-        "new 1 high; new 2..9 low; wait 100000; ready 1; wait 300; idle 1; ready 4",
-        &[1, 4],
-    );
-    assert_eq!(host.parked(), 7);
-    // A parked group that becomes ready behind a busy one runs when that is idle.
+fn idle_groups_that_were_active_last_stand_open() {
+    // Below the highest class eight of them.
+    check("new 1 high; new 2..12 low", &[1, 5, 6, 7, 8, 9, 10, 11, 12]);
     check(
-        "new 1 high; new 2..9 low; wait 100000; ready 1; wait 300; ready 4; idle 1; wait 200",
-        &[1, 4],
+        "new 1 high; new 2..12 low; ready 2; wait 300; idle 2",
+        &[1, 2, 6, 7, 8, 9, 10, 11, 12],
     );
-    // Not before the time.
-    assert_eq!(
-        check("new 1 high; new 2..9 low; wait 99999; ready 1", &[1]).parked(),
-        0
+    check("new 1 high; new 2..12 low; ready 1", &[1]);
+    check(
+        "new 1 high; new 2..12 low; ready 1; wait 300; idle 1",
+        &[1, 6, 7, 8, 9, 10, 11, 12],
+    );
+    // One that becomes ready behind a busy one runs when that is idle.
+    check(
+        "new 1 high; new 2..9 low; ready 1; wait 300; ready 4; idle 1; wait 200",
+        &[1, 3, 4, 5, 6, 7, 8, 9],
     );
     // When the top class goes, the next one is the top and stands open.
     check(
-        "new 1 high; new 2..3 0; new 4 low; wait 100000; ready 1; wait 300; exit 1",
-        &[2, 3],
+        "new 1 high; new 2..12 0; new 13 low; ready 1; wait 300; exit 1",
+        &(2..14).collect::<Vec<_>>(),
     );
     check(
-        "new 1 high; new 2..3 0; new 4 low; wait 100000; ready 1; wait 300; idle 1; pprio 1 idle",
-        &[1, 2, 3],
+        "new 1 high; new 2..3 0; new 4 low; ready 1; wait 300; idle 1; pprio 1 idle",
+        &[1, 2, 3, 4],
     );
-    // One class only: all of it is the top.
-    let host = check(
-        "new 1..9 low; wait 100000; ready 1; wait 200000; idle 1; wait 200000; ready 2",
-        &[1, 2, 3, 4, 5, 6, 7, 8, 9],
-    );
-    assert_eq!(host.parked(), 0);
     // A new policy sees everybody.
     check(
-        "new 1 high; new 2..4 low; wait 100000; ready 1; wait 300; policy fifo",
-        &[1, 2, 3, 4],
+        "new 1 high; new 2..12 low; ready 1; wait 300; policy fifo",
+        &(1..13).collect::<Vec<_>>(),
     );
 }
 
@@ -495,6 +485,8 @@ fn a_policy_that_asks_for_the_past_does_not_make_the_host_spin() {
         fn decide(&mut self, _now: Nanos, _snapshot: &Snapshot<'_>, decision: &mut Decision) {
             decision.ask_again(0);
         }
+
+        fn forget(&mut self, _group: &GroupView) {}
     }
     let mut host = Host::new(Config::new(Box::new(Hasty)));
     host.run("new 1 0; ready 1");

@@ -53,7 +53,9 @@ impl Host {
             self.service.insert(queue, vec![(self.now, 0)]);
         }
         let (process, device) = (ProcessId(queue), DeviceId(0));
-        let hints = vec![Hint::Priority(Priority::new(priority).unwrap())];
+        let hints = [Hint::Priority(Priority::new(priority).unwrap())]
+            .into_iter()
+            .collect();
         self.event(Event::QueueCreated {
             queue: QueueId(queue),
             process,

@@ -5,7 +5,10 @@
 use std::collections::HashMap;
 
 use tracing::info;
-use xsched_sched::{GroupId, GroupStatus, HwShare, Nanos, Policy, Priority, ProcessId, Target};
+use xsched_sched::{
+    EventError, GroupId, GroupStatus, Hint, Hints, HwShare, Nanos, Policy, Priority, ProcessId,
+    Target, policy,
+};
 
 use crate::{
     api,
@@ -22,6 +25,12 @@ pub(crate) enum Refusal {
     /// It names nobody.
     #[error("{0}")]
     NotFound(String),
+    /// The policy in force would not heed it.
+    #[error("{0}")]
+    NotForPolicy(String),
+    /// There is no room for it.
+    #[error("{0}")]
+    DoesNotFit(EventError),
 }
 
 /// Whom a hint is for.
@@ -67,6 +76,8 @@ impl Host {
                     device: queue.device_name.clone(),
                     group: status.group.0,
                     priority: status.priority.get(),
+                    hints: api::hints(group.hints),
+                    min_share: group.min_share,
                     level: queue.level.level as u8,
                     max_level: queue.level.max as u8,
                     reason: queue.level.reason.clone(),
@@ -77,6 +88,7 @@ impl Host {
                     stopped: group.stopped,
                     share: match status.share {
                         HwShare::Background => api::Share::Background,
+                        HwShare::Slice(micros) => api::Share::Slice(micros),
                         _ => api::Share::Normal,
                     },
                     served_ms: milliseconds(group.served_ns),
@@ -91,12 +103,12 @@ impl Host {
         queues
     }
 
-    /// Gives a priority to everybody that is meant, or to nobody.
+    /// Gives hints to everybody that is meant, or to nobody.
     pub(crate) fn hint(
         &mut self,
         actor: Actor,
         whom: &HintFor,
-        priority: Priority,
+        hints: Hints,
         now: Nanos,
     ) -> Result<Vec<u32>, Refusal> {
         let targets = self.targets(whom)?;
@@ -105,18 +117,49 @@ impl Host {
                 actor.may_change(session.peer.uid)?;
             }
         }
-        actor.may_give(priority)?;
+        let whose: Vec<Target> = targets.iter().map(|(_, target)| *target).collect();
+        for hint in hints.iter() {
+            actor.may_give(hint)?;
+            self.heeded(hint)?;
+            self.engine
+                .check(&whose, hint)
+                .map_err(Refusal::DoesNotFit)?;
+        }
         let mut pids = Vec::new();
         for (session, target) in targets {
-            self.set_priority(session, target, priority, now);
+            self.give_hints(session, target, hints, now);
             if let Some(session) = self.sessions.get(&session) {
                 pids.push(session.peer.pid_number());
             }
         }
         self.settle(now);
         pids.dedup();
-        info!(uid = actor.uid, ?whom, %priority, "hint");
+        for hint in hints.iter() {
+            info!(uid = actor.uid, ?whom, hint = hint.kind().name(), value = %hint, "hint");
+        }
         Ok(pids)
+    }
+
+    /// Whether the policy in force heeds a hint. All heed "do not run", and its end.
+    fn heeded(&self, hint: Hint) -> Result<(), Refusal> {
+        let name = self.engine.policy_name();
+        let kind = hint.kind();
+        let heeds = |about: &policy::About| about.hints.contains(&kind);
+        let own = policy::about(name).ok().filter(|about| !heeds(about));
+        let Some(about) = own.filter(|_| !is_about_running(hint)) else {
+            return Ok(());
+        };
+        let list = |names: Vec<&str>| match names.is_empty() {
+            true => "no hints".to_owned(),
+            false => names.join(", "),
+        };
+        let others = policy::POLICIES.iter().filter(|about| heeds(about));
+        Err(Refusal::NotForPolicy(format!(
+            "policy {name} does not heed {kind}: it heeds {}; {kind} ({}) is for {}",
+            list(about.hints.iter().map(|kind| kind.name()).collect()),
+            kind.allowed(),
+            list(others.map(|about| about.name).collect()),
+        )))
     }
 
     /// Sessions and what of them a hint is for; never empty.
@@ -154,6 +197,18 @@ impl Host {
         Ok(found)
     }
 
+    /// Notes whose window is active.
+    pub(crate) fn report_active_window(
+        &mut self,
+        actor: Actor,
+        pid: Option<u32>,
+        now: Nanos,
+    ) -> Result<(), Refusal> {
+        actor.may_set_policy()?;
+        self.set_active_window(pid, now);
+        Ok(())
+    }
+
     /// Puts another policy in force, at once.
     pub(crate) fn change_policy(
         &mut self,
@@ -167,6 +222,11 @@ impl Host {
         info!(uid = actor.uid, policy = name, "policy changed");
         Ok(name)
     }
+}
+
+/// "Do not run", or normal again.
+fn is_about_running(hint: Hint) -> bool {
+    matches!(hint, Hint::Priority(priority) if !priority.runs() || priority == Priority::NORMAL)
 }
 
 fn milliseconds(ns: Nanos) -> f64 {

@@ -3,9 +3,11 @@
 //! Times are milliseconds. New fields may be added to answers; callers ignore those they do not
 //! know. Requests with unknown fields are refused, since a misspelt field would change nothing.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use xsched_sched::{HintError, HintKind, Hints};
 
 /// Paths of the API.
 pub mod path {
@@ -19,6 +21,8 @@ pub mod path {
     pub const POLICIES: &str = "/v1/policies";
     /// `GET` or `PUT` [`Policy`](super::Policy): [`Policy`](super::Policy).
     pub const POLICY: &str = "/v1/policy";
+    /// `GET` or `PUT` [`ActiveWindow`](super::ActiveWindow): [`ActiveWindow`](super::ActiveWindow).
+    pub const ACTIVE_WINDOW: &str = "/v1/active-window";
 }
 
 /// The daemon itself.
@@ -70,6 +74,10 @@ pub struct Queue {
     pub group: u32,
     /// −255 … 255, larger is more urgent; −256: do not run.
     pub priority: i32,
+    /// All that was said about its group, by name; times in µs.
+    pub hints: BTreeMap<String, Value>,
+    /// The share of the device that its group is guaranteed while it waits, 0 to 1.
+    pub min_share: f64,
     /// Preemption level in force.
     pub level: u8,
     /// Highest level that the queue supports.
@@ -86,7 +94,7 @@ pub struct Queue {
     pub stalled: bool,
     /// Its program is stopped, by a signal or a debugger, and keeps nobody waiting.
     pub stopped: bool,
-    /// How the hardware's slicer treats it: `normal` or `background`.
+    /// How the hardware's slicer treats it: `normal`, `background` or `{"slice": µs}`.
     pub share: Share,
     /// Time that its group was ready and open.
     pub served_ms: f64,
@@ -110,11 +118,15 @@ pub enum Share {
     Normal,
     /// Gives way to `normal` ones.
     Background,
+    /// In turn with the others, for so many µs at a time.
+    Slice(u32),
 }
 
-/// A hint for exactly one of: a process, a queue, all programs of a name.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// Hints for exactly one of: a process, a queue, all programs of a name.
+///
+/// All other fields are hints by name: `priority`, `utilization`, `timeslice`, `deadline`, `kdeadline`, `laxity`,
+/// `weight`, `latency_target`. Values are numbers, or text as the command line takes it; bare times are µs.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct HintRequest {
     /// The process.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -125,17 +137,49 @@ pub struct HintRequest {
     /// The programs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// −255 … 255, larger is more urgent; −256: do not run.
-    pub priority: i32,
+    /// The hints.
+    #[serde(flatten)]
+    pub hints: BTreeMap<String, Value>,
+}
+
+/// Hints as they stand in JSON.
+pub fn hints(hints: Hints) -> BTreeMap<String, Value> {
+    let value = |text: String| text.parse::<i64>().map_or(Value::String(text), Value::from);
+    hints
+        .iter()
+        .map(|hint| (hint.kind().name().to_owned(), value(hint.to_string())))
+        .collect()
+}
+
+/// Hints from JSON.
+pub fn read_hints(map: &BTreeMap<String, Value>) -> Result<Hints, HintError> {
+    map.iter()
+        .map(|(name, value)| {
+            let kind = HintKind::by_name(name)?;
+            match value {
+                Value::String(text) => kind.parse(text),
+                other => kind.parse(&other.to_string()),
+            }
+        })
+        .collect()
 }
 
 /// What a hint changed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct HintAnswer {
     /// Processes that the hint was given to, or whose queue it was given to.
     pub pids: Vec<u32>,
-    /// The priority now.
-    pub priority: i32,
+    /// What they were given, by name.
+    #[serde(flatten)]
+    pub hints: BTreeMap<String, Value>,
+}
+
+/// The process whose window is active, for the policy `awf`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ActiveWindow {
+    /// It and its children count; null: no window is active.
+    pub pid: Option<u32>,
 }
 
 /// All policies that the daemon has.
@@ -150,6 +194,10 @@ pub struct Policies {
 pub struct PolicyEntry {
     /// Its name.
     pub name: String,
+    /// One line for people.
+    pub summary: String,
+    /// The hints that it heeds, by name.
+    pub hints: Vec<String>,
     /// It is in force.
     pub active: bool,
 }

@@ -10,21 +10,20 @@ use std::{
     os::fd::OwnedFd,
 };
 
+use rustix::process::Pid;
 use tracing::{debug, info, warn};
-use xsched_sched::{
-    Action, Engine, Event, Hint, HwShare, Nanos, Priority, ProcessId, QueueId, Target,
-};
+use xsched_sched::{Action, Engine, Event, Hints, HwShare, Nanos, ProcessId, QueueId, Target};
 use xsched_wire::{
-    Admitted, Attributes, FromScheduler, Hints, QueueInfo, Share, ToScheduler,
+    Admitted, Attributes, FromScheduler, QueueInfo, Share, ToScheduler,
     packet::{self, PacketError},
 };
 
 use crate::{
     devices::Devices,
-    permission::Actor,
+    permission::{Actor, Denied},
     reactor::{Reactor, Source},
     reaper::Reaper,
-    session::{self, Client, End, Peer, Queue, SegmentId, Session},
+    session::{self, Client, Condition, End, Peer, Queue, SegmentId, Session},
 };
 
 /// The heartbeat advances at least this often; see [`Host::tend`].
@@ -54,6 +53,8 @@ pub(crate) struct Host {
     pub(crate) sessions: BTreeMap<u64, Session>,
     places: HashMap<QueueId, Place>,
     devices: Devices,
+    /// The process whose window is active.
+    pub(crate) active_window: Option<u32>,
     /// The user that the daemon runs as.
     pub(crate) owner: u32,
     last_session: u64,
@@ -72,6 +73,7 @@ impl Host {
             sessions: BTreeMap::new(),
             places: HashMap::new(),
             devices: Devices::default(),
+            active_window: None,
             owner,
             last_session: 0,
             last_queue: 0,
@@ -184,13 +186,20 @@ impl Host {
             match &mut session.client {
                 Some(client) => {
                     client.segment.layout().beat();
-                    if client.has_ready() || client.stopped {
+                    if client.has_ready() || client.condition.stopped {
                         let pid = session.peer.pid;
                         sample(client, now, &mut self.engine, &mut self.actions);
                         let process = ProcessId(id);
-                        let stopped = session::is_stopped(pid);
-                        if mem::replace(&mut client.stopped, stopped) != stopped {
+                        let is = Condition::of(pid);
+                        let was = mem::replace(&mut client.condition, is);
+                        if was.stopped != is.stopped {
+                            let stopped = is.stopped;
                             let event = Event::Stopped { process, stopped };
+                            tell(&mut self.engine, now, event, &mut self.actions);
+                        }
+                        if was.nice != is.nice {
+                            let nice = is.nice;
+                            let event = Event::Nice { process, nice };
                             tell(&mut self.engine, now, event, &mut self.actions);
                         }
                         // That read a file: doorbells first again.
@@ -241,10 +250,8 @@ impl Host {
             uid: peer.uid,
             owner: self.owner,
         };
-        let granted = hello.priority.map(|asked| actor.grant(asked));
-        let notice = granted
-            .and_then(|(_, denied)| denied)
-            .map(|denied| format!("priority lowered to normal (0): {denied}"));
+        let (hints, denied) = actor.grant(hello.hints);
+        let notice = denied.map(Denied::notice);
         let watched = self.reactor.watch_doorbell(&doorbell, id);
         watched.map_err(|error| End::Refused(format!("cannot watch the doorbell: {error}")))?;
         hello.segment.layout().beat();
@@ -256,12 +263,12 @@ impl Host {
         session.client = Some(Client {
             name: hello.name,
             job: hello.job,
-            priority: granted.map(|(priority, _)| priority),
+            hints,
             segment: hello.segment,
             segment_id: hello.segment_id,
             doorbell,
             queues: Vec::new(),
-            stopped: false,
+            condition: Condition::default(),
             hint_logged: false,
         });
         let admitted = Admitted {
@@ -297,9 +304,8 @@ impl Host {
                 let Some(target) = target else {
                     return Ok(());
                 };
-                if let Some(priority) = self.asked_priority(id, hints) {
-                    self.set_priority(id, target, priority, now);
-                }
+                let hints = self.granted(id, hints);
+                self.give_hints(id, target, hints, now);
                 Ok(())
             }
             ToScheduler::Hold { slot, held } => {
@@ -314,8 +320,10 @@ impl Host {
 
     fn create_queue(&mut self, id: u64, info: &QueueInfo, now: Nanos) -> Result<(), End> {
         let slot = info.slot;
-        let own_priority = self.asked_priority(id, info.hints);
+        let own_hints = self.granted(id, info.hints);
+        let active_window = self.active_window;
         let Some(Session {
+            peer,
             client: Some(client),
             ..
         }) = self.sessions.get_mut(&id)
@@ -346,10 +354,11 @@ impl Host {
             seen: (block.state(), block.completed()),
         };
         self.places.insert(queue.id, Place { session: id, slot });
-        let hints = client.priority.map(Hint::Priority).into_iter().collect();
+        let (process, is_first) = (ProcessId(id), client.queues().next().is_none());
+        let hints = client.hints;
         let created = Event::QueueCreated {
             queue: queue.id,
-            process: ProcessId(id),
+            process,
             device,
             hints,
         };
@@ -361,11 +370,21 @@ impl Host {
             tell(&mut self.engine, now, limit, &mut self.actions);
         }
         tell(&mut self.engine, now, created, &mut self.actions);
-        if let Some(priority) = own_priority {
-            let own = Event::Hint {
-                target: Target::Queue(queue.id),
-                hint: Hint::Priority(priority),
+        if is_first {
+            client.condition = Condition::of(peer.pid);
+            let nice = client.condition.nice;
+            let event = Event::Nice { process, nice };
+            tell(&mut self.engine, now, event, &mut self.actions);
+            let foreground = active_window.is_some_and(|pid| descends(peer.pid, pid));
+            let event = Event::Foreground {
+                process,
+                foreground,
             };
+            tell(&mut self.engine, now, event, &mut self.actions);
+        }
+        for hint in own_hints.iter() {
+            let target = Target::Queue(queue.id);
+            let own = Event::Hint { target, hint };
             tell(&mut self.engine, now, own, &mut self.actions);
         }
         // It may have been ready long before this daemon started.
@@ -405,47 +424,64 @@ impl Host {
         Ok(())
     }
 
-    /// The priority among a client's hints that its user may give; a bad one is ignored (a guest
-    /// never fails its host). The log shows the first that was not taken as it stands.
-    fn asked_priority(&mut self, id: u64, hints: Hints) -> Option<Priority> {
-        let session = self.sessions.get_mut(&id)?;
-        let client = session.client.as_mut()?;
-        let name = &*client.name;
-        let pid = session.peer.pid_number();
+    /// What a client's user may give of the hints that it asked for. The log shows the first that was not taken as it
+    /// stands.
+    fn granted(&mut self, id: u64, asked: Hints) -> Hints {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return Hints::default();
+        };
         let actor = Actor {
             uid: session.peer.uid,
             owner: self.owner,
         };
-        let (priority, trouble) = match Priority::new(hints.priority?) {
-            Ok(asked) => {
-                let (priority, denied) = actor.grant(asked);
-                let trouble = denied.map(|why| format!("priority lowered to normal (0): {why}"));
-                (Some(priority), trouble)
-            }
-            Err(error) => (None, Some(format!("hint ignored: {error}"))),
-        };
-        if let Some(trouble) = trouble {
+        let (hints, denied) = actor.grant(asked);
+        if let (Some(why), Some(client)) = (denied, &mut session.client) {
+            let (pid, name) = (session.peer.pid_number(), &*client.name);
             if mem::replace(&mut client.hint_logged, true) {
-                debug!(pid, name, "{trouble}");
+                debug!(pid, name, "{}", why.notice());
             } else {
-                warn!(pid, name, "{trouble}");
+                warn!(pid, name, "{}", why.notice());
             }
         }
-        priority
+        hints
     }
 
-    /// Gives a checked priority to a session's process or one of its queues. The caller settles.
-    pub(crate) fn set_priority(&mut self, id: u64, target: Target, priority: Priority, now: Nanos) {
+    /// Gives checked hints to a session's process or one of its queues. The caller settles.
+    pub(crate) fn give_hints(&mut self, id: u64, target: Target, hints: Hints, now: Nanos) {
         if let Target::Process(_) = target
             && let Ok(client) = self.client(id)
         {
-            client.priority = Some(priority);
+            client.hints.extend(hints.iter());
             if client.queues().next().is_none() {
-                return; // its queues get it when they come
+                return; // its queues get them when they come
             }
         }
-        let hint = Hint::Priority(priority);
-        self.tell(now, Event::Hint { target, hint });
+        for hint in hints.iter() {
+            self.tell(now, Event::Hint { target, hint });
+        }
+    }
+
+    /// Another process has the active window, or none has.
+    pub(crate) fn set_active_window(&mut self, pid: Option<u32>, now: Nanos) {
+        self.active_window = pid;
+        let sessions: Vec<_> = self
+            .sessions
+            .iter()
+            .filter(|(_, session)| session.client.is_some())
+            .map(|(&id, session)| (id, session.peer.pid))
+            .collect();
+        for (id, of) in sessions {
+            let process = ProcessId(id);
+            let foreground = pid.is_some_and(|pid| descends(of, pid));
+            self.tell(
+                now,
+                Event::Foreground {
+                    process,
+                    foreground,
+                },
+            );
+        }
+        self.settle(now);
     }
 
     fn client(&mut self, id: u64) -> Result<&mut Client, End> {
@@ -565,6 +601,21 @@ impl Queue {
             Event::Idle { queue }
         }
     }
+}
+
+/// Whether a process is another one, or a child of a child … of it: windows often belong to a parent of those that compute.
+fn descends(mut process: Pid, from: u32) -> bool {
+    const GENERATIONS: usize = 16;
+    for _ in 0..GENERATIONS {
+        if process.as_raw_nonzero().get().unsigned_abs() == from {
+            return true;
+        }
+        match Pid::from_raw(Condition::of(process).parent) {
+            Some(parent) => process = parent,
+            None => return false,
+        }
+    }
+    false
 }
 
 fn tell(engine: &mut Engine, now: Nanos, event: Event, actions: &mut Vec<Action>) {

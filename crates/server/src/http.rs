@@ -29,7 +29,7 @@ use tokio::{
     sync::oneshot,
 };
 use tracing::{debug, warn};
-use xsched_sched::{Nanos, Priority, policy};
+use xsched_sched::{HintError, Nanos, policy};
 
 use crate::{
     admin::{HintFor, Refusal},
@@ -171,6 +171,10 @@ fn api_v1() -> Router<Daemon> {
         .route(path::HINTS, post(hint))
         .route(path::POLICIES, get(policies))
         .route(path::POLICY, get(current_policy).put(set_policy))
+        .route(
+            path::ACTIVE_WINDOW,
+            get(active_window).put(set_active_window),
+        )
 }
 
 async fn status(State(daemon): State<Daemon>) -> Result<Json<api::Status>, ApiError> {
@@ -208,23 +212,33 @@ async fn hint(
             return Err(ApiError::bad_request("bad_request", message));
         }
     };
-    let priority = Priority::new(request.priority)
-        .map_err(|error| ApiError::bad_request("out_of_range", error))?;
+    let hints = api::read_hints(&request.hints).map_err(|error| {
+        let code = match error {
+            HintError::OutOfRange(..) => "out_of_range",
+            HintError::Unknown(_) => "bad_request",
+        };
+        ApiError::bad_request(code, error)
+    })?;
+    if hints.iter().next().is_none() {
+        let message = "no hint is given, for instance a priority";
+        return Err(ApiError::bad_request("bad_request", message));
+    }
     let pids = daemon
-        .ask(move |host, now| host.hint(actor, &whom, priority, now))
+        .ask(move |host, now| host.hint(actor, &whom, hints, now))
         .await??;
-    Ok(Json(api::HintAnswer {
-        pids,
-        priority: priority.get(),
-    }))
+    let hints = api::hints(hints);
+    Ok(Json(api::HintAnswer { pids, hints }))
 }
 
 async fn policies(State(daemon): State<Daemon>) -> Result<Json<api::Policies>, ApiError> {
     let active = daemon.ask(|host, _| host.engine.policy_name()).await?;
-    let policies = policy::names()
-        .map(|name| api::PolicyEntry {
-            name: name.into(),
-            active: name == active,
+    let policies = policy::POLICIES
+        .iter()
+        .map(|about| api::PolicyEntry {
+            name: about.name.into(),
+            summary: about.summary.into(),
+            hints: about.hints.iter().map(|kind| kind.name().into()).collect(),
+            active: about.name == active,
         })
         .collect();
     Ok(Json(api::Policies { policies }))
@@ -246,6 +260,22 @@ async fn set_policy(
         .ask(move |host, now| host.change_policy(actor, policy, now))
         .await??;
     Ok(Json(api::Policy { name: name.into() }))
+}
+
+async fn active_window(State(daemon): State<Daemon>) -> Result<Json<api::ActiveWindow>, ApiError> {
+    let pid = daemon.ask(|host, _| host.active_window).await?;
+    Ok(Json(api::ActiveWindow { pid }))
+}
+
+async fn set_active_window(
+    State(daemon): State<Daemon>,
+    Extension(actor): Extension<Actor>,
+    Body(window): Body<api::ActiveWindow>,
+) -> Result<Json<api::ActiveWindow>, ApiError> {
+    daemon
+        .ask(move |host, now| host.report_active_window(actor, window.pid, now))
+        .await??;
+    Ok(Json(window))
 }
 
 impl Daemon {
@@ -315,6 +345,8 @@ impl From<Refusal> for ApiError {
         let (status, code) = match &refusal {
             Refusal::Denied(_) => (StatusCode::FORBIDDEN, "forbidden"),
             Refusal::NotFound(_) => (StatusCode::NOT_FOUND, "not_found"),
+            Refusal::NotForPolicy(_) => (StatusCode::UNPROCESSABLE_ENTITY, "not_for_policy"),
+            Refusal::DoesNotFit(_) => (StatusCode::UNPROCESSABLE_ENTITY, "does_not_fit"),
         };
         Self::new(status, code, refusal)
     }

@@ -15,7 +15,7 @@ use rustix::{
     net::{Shutdown, shutdown},
     process::Pid,
 };
-use xsched_sched::{DeviceId, Nanos, Priority, QueueId};
+use xsched_sched::{DeviceId, Hints, Nanos, QueueId};
 use xsched_wire::{
     Attributes, ControlBlock, FromScheduler, Hello, Level, State,
     message::MAX_TEXT,
@@ -84,14 +84,14 @@ pub(crate) struct Client {
     pub(crate) name: Arc<str>,
     pub(crate) job: u64,
     /// What it was given, if it asked or somebody asked for it.
-    pub(crate) priority: Option<Priority>,
+    pub(crate) hints: Hints,
     pub(crate) segment: PeerSegment,
     pub(crate) segment_id: SegmentId,
     pub(crate) doorbell: OwnedFd,
     /// By slot; as long as the highest slot that was ever used.
     pub(crate) queues: Vec<Option<Box<Queue>>>,
-    /// It was seen stopped by a signal or a debugger.
-    pub(crate) stopped: bool,
+    /// What was last seen of its process.
+    pub(crate) condition: Condition,
     /// A hint of it was not taken as it stands, and the log says so.
     pub(crate) hint_logged: bool,
 }
@@ -240,7 +240,7 @@ pub(crate) struct SegmentId(u64, u64);
 pub(crate) struct Greeting {
     pub(crate) name: Arc<str>,
     pub(crate) job: u64,
-    pub(crate) priority: Option<Priority>,
+    pub(crate) hints: Hints,
     pub(crate) segment: PeerSegment,
     pub(crate) segment_id: SegmentId,
 }
@@ -253,15 +253,13 @@ impl Greeting {
     ) -> Result<Self, End> {
         let refused = |reason: &dyn fmt::Display| End::Refused(reason.to_string());
         let name = checked_text("name", &hello.name)?;
-        let priority = hello.hints.priority.map(Priority::new).transpose();
-        let priority = priority.map_err(|error| refused(&error))?;
         check_eventfd(doorbell)?;
         let mapped = PeerSegment::open(segment).map_err(|error| refused(&error))?;
         let file = fstat(segment).map_err(|error| refused(&error))?;
         Ok(Greeting {
             name,
             job: hello.job,
-            priority,
+            hints: hello.hints,
             segment: mapped,
             segment_id: SegmentId(file.st_dev, file.st_ino),
         })
@@ -322,19 +320,41 @@ fn check_eventfd(fd: BorrowedFd<'_>) -> Result<(), End> {
     }
 }
 
-/// Whether the process is stopped by a signal or a debugger. Gone counts as running.
-pub(crate) fn is_stopped(pid: Pid) -> bool {
-    let read = || {
-        let path = format!("/proc/{}/stat", pid.as_raw_nonzero());
-        let file = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-        let mut start = [0; 128];
-        let len = rustix::io::read(&file, &mut start)?;
-        // "PID (NAME) STATE …"; the name has at most 15 bytes, any of them a parenthesis.
-        let name_end = start[..len].iter().rposition(|&byte| byte == b')');
-        let state = name_end.and_then(|end| start.get(end + 2).copied());
-        rustix::io::Result::Ok(matches!(state, Some(b'T' | b't')))
-    };
-    read().unwrap_or(false)
+/// How a process is, as the kernel says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Condition {
+    /// Stopped by a signal or a debugger.
+    pub(crate) stopped: bool,
+    /// Its nice value, -20 to 19.
+    pub(crate) nice: i8,
+    /// Its parent's number; 0 if it has none that is seen here.
+    pub(crate) parent: i32,
+}
+
+impl Condition {
+    /// Of this process. One that is gone counts as running, with nice value 0.
+    pub(crate) fn of(pid: Pid) -> Condition {
+        let read = || {
+            let path = format!("/proc/{}/stat", pid.as_raw_nonzero());
+            let file = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+            let mut start = [0; 512];
+            let len = rustix::io::read(&file, &mut start)?;
+            rustix::io::Result::Ok(Condition::parse(&start[..len]).unwrap_or_default())
+        };
+        read().unwrap_or_default()
+    }
+
+    /// "PID (NAME) STATE PPID …", the nice value in place 19; the name has at most 15 bytes, any of them a parenthesis.
+    fn parse(stat: &[u8]) -> Option<Condition> {
+        let name_end = stat.iter().rposition(|&byte| byte == b')')?;
+        let rest = std::str::from_utf8(&stat[name_end + 1..]).ok()?;
+        let mut fields = rest.split_ascii_whitespace();
+        Some(Condition {
+            stopped: matches!(fields.next()?, "T" | "t"),
+            parent: fields.next()?.parse().ok()?,
+            nice: fields.nth(14)?.parse().ok()?,
+        })
+    }
 }
 
 #[cfg(test)]
@@ -385,7 +405,7 @@ mod tests {
         let pid = Pid::from_child(&child);
         let wait = |stopped: bool| {
             let start = std::time::Instant::now();
-            while is_stopped(pid) != stopped {
+            while Condition::of(pid).stopped != stopped {
                 assert!(start.elapsed().as_secs() < 10, "{stopped}");
                 std::thread::yield_now();
             }
@@ -397,7 +417,27 @@ mod tests {
         wait(false);
         child.kill().unwrap();
         child.wait().unwrap();
-        assert!(!is_stopped(pid));
+        assert!(!Condition::of(pid).stopped);
+    }
+
+    #[test]
+    fn the_nice_value_and_the_parent_are_read() {
+        let check = |text: &str, expect| assert_eq!(Condition::parse(text.as_bytes()), expect);
+        let found = Condition {
+            stopped: true,
+            nice: -5,
+            parent: 42,
+        };
+        check(
+            "7 (a) b) T 42 1 1 0 -1 4 9 0 0 0 1 2 0 0 15 -5 1 0 99",
+            Some(found),
+        );
+        check("7 (a) T 42", None);
+        check("", None);
+        let own = Condition::of(rustix::process::getpid());
+        let nice = rustix::process::getpriority_process(None).unwrap();
+        let parent = rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get());
+        assert_eq!((i32::from(own.nice), own.parent), (nice, parent));
     }
 
     #[test]

@@ -64,7 +64,10 @@ fn hints_take_effect() {
     let pid = std::process::id();
 
     let answer = hint(json!({"name": "low", "priority": 200}));
-    assert_eq!((answer.pids, answer.priority), (vec![pid], 200));
+    assert_eq!(
+        (answer.pids, &answer.hints["priority"]),
+        (vec![pid], &json!(200))
+    );
     low.wait_open(0, true);
     high.wait_open(0, false);
 
@@ -111,6 +114,10 @@ fn bad_requests_say_why() {
     let two = json!({"pid": 1, "name": "low", "priority": 1});
     check_error(hint(two), bad, "exactly one");
     check_error(hint(json!({"name": "low"})), bad, "priority");
+    let share = hint(json!({"name": "low", "utilization": 30}));
+    check_error(share, (422, "not_for_policy"), "up, pup, spup");
+    let target = hint(json!({"name": "low", "latency_target": "99us"}));
+    check_error(target, range, "100us to 60s");
     let misspelt = json!({"name": "low", "priority": 1, "prio": 1});
     check_error(hint(misspelt), bad, "prio");
     check_error(hint(json!([1])), bad, "expected");
@@ -207,7 +214,7 @@ fn other_users_change_what_is_theirs_and_never_above_normal() {
         assert!(notice.contains("lowered to normal"), "{notice}");
         guest.create(0, "cpu:0");
         let mut info = queue_info(1, "cpu:0");
-        info.hints.priority = Some(255);
+        info.hints = hints(Some(255));
         guest.create_as(info);
         let priorities = || {
             let queues: api::Queues = api.get(path::QUEUES).unwrap();
@@ -216,7 +223,7 @@ fn other_users_change_what_is_theirs_and_never_above_normal() {
         };
         assert_eq!(priorities(), [0, 0]);
         check_error(hint("guest", 1), forbidden, "above normal");
-        assert_eq!(hint("guest", -5).unwrap().priority, -5);
+        assert_eq!(hint("guest", -5).unwrap().hints["priority"], -5);
         assert_eq!(priorities(), [-5, 0]);
         hint("guest", 0).unwrap();
     });

@@ -3,7 +3,8 @@
 //! Names with a meaning in upstream XSched keep it. A value that cannot be understood is reported
 //! (`Settings::warnings`) and treated as unset: a guest never fails its host.
 
-use crate::{level::LevelChoice, message::Hints};
+use crate::level::LevelChoice;
+use xsched_hint::{Hint, HintKind, Hints, Laxity};
 
 /// One environment variable.
 #[derive(Clone, Copy, Debug)]
@@ -44,15 +45,29 @@ variables! {
     THRESHOLD = "XSCHED_AUTO_XQUEUE_THRESHOLD", "level 1: commands in flight at most (default 16)";
     BATCH_SIZE = "XSCHED_AUTO_XQUEUE_BATCH_SIZE", "level 1: commands a completion mark (default 8)";
     PRIORITY = "XSCHED_AUTO_XQUEUE_PRIORITY", "-255 … 255, larger is more urgent; -256: do not run";
-    UTILIZATION = "XSCHED_AUTO_XQUEUE_UTILIZATION", "share of the device in percent, for policies that use it";
-    TIMESLICE = "XSCHED_AUTO_XQUEUE_TIMESLICE", "turn length in µs, for policies that use it";
-    DEADLINE = "XSCHED_AUTO_XQUEUE_DEADLINE", "deadline in µs, for policies that use it";
-    LAXITY = "XSCHED_AUTO_XQUEUE_LAXITY", "laxity in µs, for policies that use it";
-    KDEADLINE = "XSCHED_AUTO_XQUEUE_KDEADLINE", "k of the k-earliest-deadlines policy";
+    UTILIZATION = "XSCHED_AUTO_XQUEUE_UTILIZATION", "share of the device, 0 … 100 percent (up, pup, spup)";
+    TIMESLICE = "XSCHED_AUTO_XQUEUE_TIMESLICE", "length of a turn, 100 … 10000000 µs (up, pup, spup, cfs)";
+    DEADLINE = "XSCHED_AUTO_XQUEUE_DEADLINE", "time to get done in once ready, from 1 µs (kedf)";
+    LAXITY = "XSCHED_AUTO_XQUEUE_LAXITY", "time for which it can be put off, from 1 µs: priority 0 until then, then XSCHED_AUTO_XQUEUE_PRIORITY; or TIME:LAX:CRITICAL (lax)";
+    KDEADLINE = "XSCHED_AUTO_XQUEUE_KDEADLINE", "how many of the earliest deadlines execute at once, from 1 (kedf)";
+    WEIGHT = "XSCHED_AUTO_XQUEUE_WEIGHT", "relative claim, 1 … 10000 (cfs)";
+    LATENCY_TARGET = "XSCHED_AUTO_XQUEUE_LATENCY_TARGET", "time that 99 of 100 bursts should keep, 100 … 60000000 µs (slo)";
     CUDA_LIB = "XSCHED_CUDA_LIB", "path of the real libcuda.so.1";
     HIP_LIB = "XSCHED_HIP_LIB", "path of the real libamdhip64.so";
     OPENCL_LIB = "XSCHED_OPENCL_LIB", "path of the real libOpenCL.so.1";
 }
+
+/// The variable of each hint.
+pub const HINTS: [(HintKind, Variable); 8] = [
+    (HintKind::Priority, PRIORITY),
+    (HintKind::Utilization, UTILIZATION),
+    (HintKind::TimeSlice, TIMESLICE),
+    (HintKind::Deadline, DEADLINE),
+    (HintKind::KDeadline, KDEADLINE),
+    (HintKind::Laxity, LAXITY),
+    (HintKind::Weight, WEIGHT),
+    (HintKind::LatencyTarget, LATENCY_TARGET),
+];
 
 /// Who schedules this process.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -142,7 +157,6 @@ impl Settings {
             }
         };
 
-        let priority = number(PRIORITY, -256..=255).map(|value| value as i32);
         let job = number(JOB, 0..=i64::MAX).unwrap_or(0) as u64;
         let standard = LaunchConfig::default();
         let threshold = number(THRESHOLD, 1..=65_536).map_or(standard.threshold, |v| v as u32);
@@ -151,6 +165,7 @@ impl Settings {
             threshold,
             batch: batch.unwrap_or(threshold.div_ceil(2)).min(threshold),
         };
+        let hints = hints(&get, &mut warn);
         let level = get(LEVEL).map_or(LevelChoice::Auto, |text| {
             text.parse().unwrap_or_else(|_| {
                 warn(LEVEL, &text, "1, 2, 3 or auto");
@@ -181,12 +196,33 @@ impl Settings {
             scheduler,
             level,
             launch,
-            hints: Hints { priority },
+            hints,
             name: get(NAME).unwrap_or_else(executable_name),
             job,
             warnings,
         }
     }
+}
+
+/// The hints that are set and can be understood.
+fn hints(
+    get: impl Fn(Variable) -> Option<String>,
+    warn: &mut impl FnMut(Variable, &str, &str),
+) -> Hints {
+    let mut hints = Hints::default();
+    for (kind, variable) in HINTS {
+        let Some(text) = get(variable) else { continue };
+        match kind.parse(&text) {
+            // As upstream has it, where the value is the time alone.
+            Ok(Hint::Laxity(laxity)) if !text.contains(':') => hints.set(Hint::Laxity(Laxity {
+                critical: hints.priority(),
+                ..laxity
+            })),
+            Ok(hint) => hints.set(hint),
+            Err(_) => warn(variable, &text, kind.allowed()),
+        }
+    }
+    hints
 }
 
 fn executable_name() -> String {
@@ -200,6 +236,7 @@ fn executable_name() -> String {
 mod tests {
     use super::*;
     use crate::level::Level;
+    use xsched_hint::Priority;
 
     fn read(pairs: &[(&str, &str)]) -> Settings {
         Settings::read(|variable| {
@@ -213,7 +250,7 @@ mod tests {
         let settings = read(&[]);
         assert_eq!(settings.scheduler, Scheduler::Global);
         assert_eq!(settings.level, LevelChoice::Auto);
-        assert_eq!(settings.hints.priority, None);
+        assert_eq!(settings.hints, Hints::default());
         assert_eq!(
             settings.launch,
             LaunchConfig {
@@ -251,7 +288,7 @@ mod tests {
             ("XSCHED_AUTO_XQUEUE_THRESHOLD", "4"),
         ]);
         assert_eq!(settings.level, LevelChoice::Exactly(Level::Lv2));
-        assert_eq!(settings.hints.priority, Some(-256));
+        assert_eq!(settings.hints.priority, Some(Priority::NO_RUN));
         assert_eq!(
             settings.launch,
             LaunchConfig {
@@ -272,10 +309,32 @@ mod tests {
         assert_eq!(settings.scheduler, Scheduler::Global);
         assert_eq!(settings.warnings.len(), 3);
         assert!(
-            settings.warnings[0].contains("-256 to 255"),
+            settings.warnings[0].contains("-255 (last) to 255"),
             "{:?}",
             settings.warnings
         );
+    }
+
+    #[test]
+    fn hints_are_read_as_upstream_has_them() {
+        let settings = read(&[
+            ("XSCHED_AUTO_XQUEUE_PRIORITY", "7"),
+            ("XSCHED_AUTO_XQUEUE_UTILIZATION", "75"),
+            ("XSCHED_AUTO_XQUEUE_TIMESLICE", "5000"),
+            ("XSCHED_AUTO_XQUEUE_DEADLINE", "33000"),
+            ("XSCHED_AUTO_XQUEUE_LAXITY", "1000"),
+            ("XSCHED_AUTO_XQUEUE_KDEADLINE", "2"),
+        ]);
+        assert!(settings.warnings.is_empty(), "{:?}", settings.warnings);
+        let texts: Vec<String> = settings.hints.iter().map(|hint| hint.to_string()).collect();
+        assert_eq!(texts, ["7", "75", "5000", "33000", "2", "1000:0:7"]);
+        let bad = read(&[
+            ("XSCHED_AUTO_XQUEUE_UTILIZATION", "101"),
+            ("XSCHED_AUTO_XQUEUE_TIMESLICE", "99"),
+            ("XSCHED_AUTO_XQUEUE_DEADLINE", "0"),
+        ]);
+        assert_eq!((bad.hints, bad.warnings.len()), (Hints::default(), 3));
+        assert!(bad.warnings[2].contains("1us to 1h"), "{:?}", bad.warnings);
     }
 
     #[test]

@@ -20,8 +20,8 @@ pub mod segment;
 pub use block::{ControlBlock, State};
 pub use level::{Level, LevelChoice};
 pub use message::{
-    Admitted, Attributes, FromScheduler, Hello, Hints, QueueInfo, Share, ToScheduler,
+    Admitted, Attributes, FromScheduler, Hello, Hints, Priority, QueueInfo, Share, ToScheduler,
 };
 
 /// Version of the layout and of the messages. Both sides must have the same one.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;

@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::level::Level;
+pub use xsched_hint::{Hints, Priority};
 
 /// Largest packet, bytes. A longer one closes the session.
 pub const MAX_PACKET: usize = 4096;
@@ -24,13 +25,6 @@ pub struct Hello {
     pub job: u64,
     /// Hints for all queues of the process.
     pub hints: Hints,
-}
-
-/// Hints as they travel; the scheduler checks every range.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Hints {
-    /// −255 (least urgent) … 255, larger is more urgent; −256: do not run.
-    pub priority: Option<i32>,
 }
 
 /// How the hardware's own slicer treats a queue (Lv3).

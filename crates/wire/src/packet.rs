@@ -240,9 +240,19 @@ mod tests {
             name: "test".into(),
             job: 7,
             hints: Hints {
-                priority: Some(100),
+                priority: Some(xsched_hint::Priority::HIGH),
+                ..Hints::default()
             },
         }
+    }
+
+    #[test]
+    fn a_hint_out_of_range_cannot_be_read() {
+        let rest = [None::<u64>; 7];
+        let bytes = |priority: i32| postcard::to_stdvec(&(Some(priority), rest)).unwrap();
+        let read = |priority| postcard::from_bytes::<Hints>(&bytes(priority));
+        assert_eq!(read(100).unwrap(), hello().hints);
+        assert!(read(256).is_err() && read(-257).is_err());
     }
 
     #[test]

@@ -33,7 +33,8 @@ pub fn agent(scheduler: Scheduler) -> Agent {
 /// A queue that is its own task group.
 pub fn queue(agent: &Agent, priority: i32) -> XQueue<CpuQueue> {
     let hints = Hints {
-        priority: Some(priority),
+        priority: Some(xsched_wire::Priority::new(priority).unwrap()),
+        ..Hints::default()
     };
     agent
         .attach_with(CpuQueue::new(1).unwrap(), "cpu:0", hints)

@@ -15,7 +15,8 @@ use crate::{
     after_help = "STATE: running (its commands may execute), held (has commands, waits for \
                         its turn), idle (has none), stalled (makes no progress), stopped (its \
                         program is, by a signal or a debugger); the last two hold nobody back. A larger PRIORITY is more urgent. SERVED, \
-                        WAITING and PREEMPTIONS are those of the queue's task group."
+                        WAITING and PREEMPTIONS are those of the queue's task group; MIN SHARE is what it is guaranteed of \
+                        the device while it waits."
 )]
 pub(crate) struct ListArgs {
     /// Everything that the daemon knows, for programs
@@ -36,7 +37,7 @@ pub(crate) fn run(args: &ListArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-const COLUMNS: [(&str, Align); 11] = [
+const COLUMNS: [(&str, Align); 13] = [
     ("QUEUE", Align::Right),
     ("PID", Align::Right),
     ("NAME", Align::Left),
@@ -47,17 +48,23 @@ const COLUMNS: [(&str, Align); 11] = [
     ("SERVED", Align::Right),
     ("WAITING", Align::Right),
     ("PREEMPTIONS", Align::Right),
+    ("MIN SHARE", Align::Right),
+    ("HINTS", Align::Left),
     ("WHY NO HIGHER LEVEL", Align::Left),
 ];
 
 fn text(queues: &[Queue]) -> String {
-    // The last column only where somebody has something to read in it.
+    // The last columns only where somebody has something to read in them.
     let reasons = queues.iter().any(|queue| queue.reason.is_some());
-    let columns = if reasons {
-        &COLUMNS[..]
-    } else {
-        &COLUMNS[..COLUMNS.len() - 1]
-    };
+    let hinted = queues.iter().any(|queue| !hints(queue).is_empty());
+    let columns: Vec<_> = COLUMNS
+        .into_iter()
+        .filter(|(name, _)| match *name {
+            "HINTS" => hinted,
+            "WHY NO HIGHER LEVEL" => reasons,
+            _ => true,
+        })
+        .collect();
     let rows: Vec<Vec<String>> = queues
         .iter()
         .map(|queue| {
@@ -72,14 +79,25 @@ fn text(queues: &[Queue]) -> String {
                 table::duration(queue.served_ms),
                 table::duration(queue.waiting_ms),
                 queue.preemptions.to_string(),
+                format!("{:.1} %", queue.min_share * 100.0),
             ];
+            if hinted {
+                row.push(hints(queue));
+            }
             if reasons {
                 row.push(queue.reason.as_deref().unwrap_or_default().into());
             }
             row
         })
         .collect();
-    table::render(columns, &rows)
+    table::render(&columns, &rows)
+}
+
+/// All but the priority, which has a column of its own.
+fn hints(queue: &Queue) -> String {
+    let mut hints = queue.hints.clone();
+    hints.remove("priority");
+    super::hint::text(&hints)
 }
 
 /// One word; the help text says what each means.
@@ -108,6 +126,10 @@ mod tests {
             device: "cpu:0".into(),
             group: 1,
             priority: -100,
+            hints: [("priority".to_owned(), serde_json::json!(-100))]
+                .into_iter()
+                .collect(),
+            min_share: 0.05,
             level: 2,
             max_level: 3,
             reason: None,
@@ -179,19 +201,31 @@ mod tests {
             ..queue()
         };
         insta::assert_snapshot!(text(&[queue(), other.clone()]), @r"
-        QUEUE   PID  NAME   DEVICE  PRIORITY  LEVEL  STATE    SERVED  WAITING  PREEMPTIONS
-            1  4711  train  cpu:0       -100      2  running   1.2 s   5.0 ms            3
-           12  4711  serve  cpu:0        100      3  idle      1.2 s   5.0 ms            3
+        QUEUE   PID  NAME   DEVICE  PRIORITY  LEVEL  STATE    SERVED  WAITING  PREEMPTIONS  MIN SHARE
+            1  4711  train  cpu:0       -100      2  running   1.2 s   5.0 ms            3      5.0 %
+           12  4711  serve  cpu:0        100      3  idle      1.2 s   5.0 ms            3      5.0 %
         ");
         let refused = Queue {
             reason: Some("RLIMIT_NICE is too low".into()),
             ..queue()
         };
         let table = text(&[refused, other]);
-        let ends: Vec<&str> = table.lines().map(|line| &line[82..]).collect();
+        let ends: Vec<&str> = table.lines().map(|line| &line[93..]).collect();
         assert_eq!(
             ends,
             ["  WHY NO HIGHER LEVEL", "  RLIMIT_NICE is too low", ""]
         );
+        let hinted = Queue {
+            hints: [
+                ("laxity".to_owned(), serde_json::json!("5000:0:255")),
+                ("utilization".to_owned(), serde_json::json!(30)),
+            ]
+            .into_iter()
+            .collect(),
+            ..queue()
+        };
+        let table = text(&[queue(), hinted]);
+        let ends: Vec<&str> = table.lines().map(|line| &line[93..]).collect();
+        assert_eq!(ends, ["  HINTS", "", "  laxity 5000:0:255, utilization 30"]);
     }
 }

@@ -22,11 +22,12 @@ pub(crate) fn run(args: &PolicyArgs) -> anyhow::Result<ExitCode> {
     if args.list {
         let Policies { policies } = daemon.get(api::path::POLICIES)?;
         let line = |policy: api::PolicyEntry| {
-            format!(
-                "{} {}\n",
-                if policy.active { '*' } else { ' ' },
-                policy.name
-            )
+            let mark = if policy.active { '*' } else { ' ' };
+            let hints = match policy.hints.is_empty() {
+                true => String::new(),
+                false => format!(" ({})", policy.hints.join(", ")),
+            };
+            format!("{mark} {:<6} {}{hints}\n", policy.name, policy.summary)
         };
         failure::print(&policies.into_iter().map(line).collect::<String>())?;
         return Ok(ExitCode::SUCCESS);

@@ -10,7 +10,6 @@ use std::{
 };
 
 use anyhow::Context;
-use xsched_sched::Priority;
 use xsched_wire::{
     LevelChoice,
     env::{self, Scheduler, Settings},
@@ -18,7 +17,7 @@ use xsched_wire::{
 };
 
 use super::seconds;
-use crate::{daemon, failure, shim};
+use crate::{daemon, failure, hints::HintFlags, shim};
 
 /// Exit codes of a shell for a program that cannot be started.
 const CANNOT_EXECUTE: u8 = 126;
@@ -28,22 +27,20 @@ const NOT_FOUND: u8 = 127;
 #[derive(clap::Args, Debug)]
 #[command(
     override_usage = "xsched run [OPTIONS] -- CMD...",
-    after_help = "The exit code is CMD's; 127 if it is not found, 126 if it cannot be executed.\n\
+    after_help = "A hint that is not given is what XSCHED_AUTO_XQUEUE_… says (PRIORITY, UTILIZATION, TIMESLICE, DEADLINE, \
+                  KDEADLINE, LAXITY, WEIGHT, LATENCY_TARGET), else the policy's default.\n\
+                  The exit code is CMD's; 127 if it is not found, 126 if it cannot be executed.\n\
                   XSCHED_DISABLE=1 in the environment: CMD is executed and nothing else happens."
 )]
 pub(crate) struct RunArgs {
-    /// How urgent: realtime, high, normal, low, idle, or -255 to 255
-    ///
-    /// A larger number is more urgent (MPS and HAMi count the other way); -256 means: do not
-    /// run. Without it, what XSCHED_AUTO_XQUEUE_PRIORITY says, else normal.
-    #[arg(long, value_name = "N|CLASS", allow_negative_numbers = true)]
-    priority: Option<Priority>,
     /// What to call the program in `xsched list`
     #[arg(long, value_parser = name)]
     name: Option<String>,
     /// Preemption level: 1, 2, 3, or auto for the highest that works
     #[arg(long, value_parser = level)]
     level: Option<String>,
+    #[command(flatten)]
+    hints: HintFlags,
     /// When a daemon that is started here ends itself, unused.
     #[arg(long, hide = true, value_parser = seconds, default_value = "600")]
     exit_when_unused: Duration,
@@ -103,8 +100,11 @@ fn prepare(command: &mut Command, args: &RunArgs) -> anyhow::Result<()> {
     if let Some(name) = &args.name {
         command.env(env::NAME.name, name);
     }
-    if let Some(priority) = args.priority {
-        command.env(env::PRIORITY.name, priority.to_string());
+    for hint in args.hints.iter() {
+        let known = env::HINTS.iter().find(|(kind, _)| *kind == hint.kind());
+        if let Some((_, variable)) = known {
+            command.env(variable.name, hint.to_string());
+        }
     }
     if let Some(level) = &args.level {
         command.env(env::LEVEL.name, level);

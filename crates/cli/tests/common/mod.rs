@@ -26,7 +26,7 @@ use xsched_server::{
     api::{self, Queue, Queues, Status},
 };
 use xsched_wire::{
-    FromScheduler, Hello, Hints, Level, QueueInfo, ToScheduler, env,
+    FromScheduler, Hello, Hints, Level, Priority, QueueInfo, ToScheduler, env,
     message::Attributes,
     packet,
     segment::{Layout, OwnSegment},
@@ -312,7 +312,10 @@ impl RawClient {
         let hello = Hello {
             name: name.into(),
             job: 7,
-            hints: Hints { priority },
+            hints: Hints {
+                priority: priority.map(|value| Priority::new(value).unwrap()),
+                ..Hints::default()
+            },
         };
         let (segment, doorbell) = (client.segment.as_fd(), client.doorbell.as_fd());
         packet::send_hello(&client.socket, &hello, segment, doorbell).unwrap();

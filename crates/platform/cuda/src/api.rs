@@ -1,6 +1,6 @@
 //! C entry points for programs that know the shim, for instance from Python by ctypes.
 
-use xsched_wire::Hints;
+use xsched_wire::{Hints, Priority};
 
 use crate::{
     state, stream,
@@ -30,19 +30,22 @@ pub extern "C" fn xsched_level() -> i32 {
 /// Returns 0, or 1 if the priority is out of range, or 2 if the stream is not scheduled.
 #[unsafe(no_mangle)]
 pub extern "C" fn xsched_set_stream_priority(stream: CUstream, priority: i32) -> i32 {
-    if !(-256..=255).contains(&priority) {
+    let Ok(priority) = Priority::new(priority) else {
         return 1;
-    }
+    };
+    let hints = Hints {
+        priority: Some(priority),
+        ..Hints::default()
+    };
     let set = || {
         let Way::Scheduled(entry) = streams::way(stream, Flavour::Legacy) else {
             return None;
         };
         let agent = state::agent()?;
-        let priority = Some(priority);
         if stream::is_blocking(stream) {
-            agent.hint_process(Hints { priority });
+            agent.hint_process(hints);
         } else {
-            agent.hint(&entry.queue, Hints { priority });
+            agent.hint(&entry.queue, hints);
         }
         Some(())
     };

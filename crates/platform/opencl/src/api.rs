@@ -1,6 +1,6 @@
 //! C entry points for programs that know the shim, for instance from Python by ctypes.
 
-use xsched_wire::Hints;
+use xsched_wire::{Hints, Priority};
 
 use crate::{queues, shim::state, sys::*};
 
@@ -24,13 +24,16 @@ pub extern "C" fn xsched_opencl_level(queue: Queue) -> i32 {
 /// the queue is not scheduled.
 #[unsafe(no_mangle)]
 pub extern "C" fn xsched_opencl_set_priority(queue: Queue, priority: i32) -> i32 {
-    if !(-256..=255).contains(&priority) {
+    let Ok(priority) = Priority::new(priority) else {
         return 1;
-    }
+    };
+    let hints = Hints {
+        priority: Some(priority),
+        ..Hints::default()
+    };
     let set = || {
         let (_, scheduled) = queues::scheduled(queue)?;
-        let priority = Some(priority);
-        state::agent()?.hint(&scheduled.queue, Hints { priority });
+        state::agent()?.hint(&scheduled.queue, hints);
         Some(())
     };
     if state::guarded(set).flatten().is_some() {

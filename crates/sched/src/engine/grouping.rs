@@ -2,11 +2,10 @@
 
 use super::{Engine, Process};
 use crate::{
-    hint::Priority,
-    ids::{GroupId, Nanos, ProcessId},
+    ids::{GroupId, ProcessId},
     policy::GroupView,
-    registry::{Group, Place},
 };
+use xsched_hint::Hints;
 
 impl Engine {
     pub(super) fn process(&mut self, process: ProcessId) -> &mut Process {
@@ -15,23 +14,29 @@ impl Engine {
             .expect("the process of a registered queue is registered")
     }
 
-    /// A new, active group without queues.
-    pub(super) fn add_group(
-        &mut self,
-        device: usize,
-        own: bool,
-        process: ProcessId,
-        priority: Priority,
-    ) -> GroupId {
-        let id = self
-            .registry
-            .add_group(device, own, process, priority, self.now);
-        let owner = self.process(process);
-        owner.groups.push(id);
-        let stopped = owner.stopped;
-        self.registry.group(id).stopped = stopped;
-        self.devices[device].count_class(priority);
-        self.unpark_group(id);
+    /// A new group without queues, with its process's hints.
+    pub(super) fn add_group(&mut self, device: usize, own: bool, process: ProcessId) -> GroupId {
+        let (now, on) = (self.now, self.devices[device].id);
+        let owner = &self.processes[&process];
+        let mut hints = owner.hints;
+        let left = hints
+            .utilization
+            .map_or(0, |_| self.utilization_left(device));
+        // A queue of its own has a share of its own; one that does not fit is not taken.
+        hints.utilization = hints
+            .utilization
+            .filter(|wanted| !own && wanted.get() <= left);
+        let id = self.registry.add_group(device, now, |id| {
+            let mut view = GroupView::new(id, process, on, hints, now);
+            view.own = own;
+            view.nice = owner.nice;
+            view.foreground = owner.foreground;
+            view
+        });
+        self.registry.group(id).stopped = owner.stopped;
+        self.decision.add(id);
+        self.process(process).groups.push(id);
+        self.note_change(id);
         id
     }
 
@@ -60,16 +65,12 @@ impl Engine {
             self.refresh(id);
             return;
         }
-        let group = self.registry.groups.remove(id.0 as usize);
-        let device = &mut self.devices[group.device];
-        let view = match group.place {
-            Place::Active(position) => device.deactivate(self.now, position, &mut self.registry),
-            Place::Parked(view) => view,
-        };
-        self.policy.forget(id);
+        let device = group.device;
+        self.devices[device].remove(self.now, id, &mut self.registry);
+        let group = self.registry.groups.remove(id.index());
+        self.policy.forget(&group.view);
         self.process(process).groups.retain(|&other| other != id);
-        self.touched.push(group.device);
-        self.leave_class(group.device, view.priority);
+        self.touched.push(device);
     }
 
     /// Unregisters a queue.
@@ -84,81 +85,40 @@ impl Engine {
 
     /// Compares a group's readiness with its queues and its process.
     pub(super) fn refresh(&mut self, id: GroupId) {
+        let now = self.now;
         let group = self.registry.group(id);
         let has_work = group.ready_queues > 0;
-        let stopped = group.stopped;
-        let view = self.devices[group.device].view_mut(&mut group.place);
-        let ready = has_work && !stopped && !view.stalled;
+        let view = &mut group.view;
+        let ready = has_work && !group.stopped && !view.stalled;
         if view.ready != ready {
-            view.set_ready(ready, self.now);
+            view.set_ready(ready, now);
             if !ready && has_work {
-                // Not the end of its work, so nothing to linger for.
-                view.last_gap = Nanos::MAX;
+                view.forget_rhythm();
             }
             self.note_change(id);
         }
     }
 
-    pub(super) fn set_priority(&mut self, id: GroupId, priority: Priority) {
-        let group = self.registry.group(id);
-        let device = group.device;
-        let view = self.devices[device].view_mut(&mut group.place);
-        let old = std::mem::replace(&mut view.priority, priority);
-        if old != priority {
+    /// Adds to a group's hints. A utilization that does not fit on its device is left as it was.
+    pub(super) fn set_hints(&mut self, id: GroupId, mut hints: Hints) {
+        let device = self.registry.group(id).device;
+        if let Some(wanted) = hints.utilization {
+            let now = self.registry.groups[id.index()].view.hints.utilization;
+            let left = self.utilization_left(device) + now.map_or(0, |percent| percent.get());
+            hints.utilization = hints.utilization.filter(|_| wanted.get() <= left);
+        }
+        let view = &mut self.registry.group(id).view;
+        let before = view.hints;
+        view.hints.extend(hints.iter());
+        if view.hints != before {
             self.note_change(id);
-            self.devices[device].count_class(priority);
-            self.leave_class(device, old);
         }
     }
 
     /// The next decision on its device, which this event brings, is told about the group.
     pub(super) fn note_change(&mut self, id: GroupId) {
-        let group = self.registry.group(id);
-        self.touched.push(group.device);
-        match group.place {
-            Place::Active(position) => self.devices[group.device].note_change(position),
-            Place::Parked(_) => self.unpark_group(id),
-        }
-    }
-
-    /// Brings parked groups back into the decisions.
-    pub(super) fn unpark(&mut self, which: impl Fn(&GroupView, usize) -> bool) {
-        let parked = |(index, group): (usize, &Group)| match &group.place {
-            Place::Parked(view) if which(view, group.device) => Some(GroupId(index as u32)),
-            _ => None,
-        };
-        let found: Vec<GroupId> = self.registry.groups.iter().filter_map(parked).collect();
-        for id in found {
-            self.unpark_group(id);
-        }
-    }
-
-    #[cfg(test)]
-    pub(crate) fn parked_groups(&self) -> usize {
-        self.registry
-            .groups
-            .iter()
-            .filter(|(_, group)| matches!(group.place, Place::Parked(_)))
-            .count()
-    }
-
-    fn unpark_group(&mut self, id: GroupId) {
-        let group = self.registry.group(id);
-        // The position is filled in at once; until then the place is empty.
-        if let Place::Parked(view) = std::mem::replace(&mut group.place, Place::Active(usize::MAX))
-        {
-            group.place = self.devices[group.device].activate(self.now, view);
-        }
-    }
-
-    /// One group less of this priority. If it was the last of the top class, the next class becomes the top and its
-    /// gates open even where nothing is to do.
-    fn leave_class(&mut self, device: usize, priority: Priority) {
-        let before = self.devices[device].top();
-        self.devices[device].uncount_class(priority);
-        let top = self.devices[device].top();
-        if top != before {
-            self.unpark(|view, of| of == device && Some(view.priority) == top);
-        }
+        let device = self.registry.group(id).device;
+        self.touched.push(device);
+        self.devices[device].note_change(id);
     }
 }

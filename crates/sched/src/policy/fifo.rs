@@ -5,8 +5,16 @@
 //! Guarantee: every gate is open.
 //! Not for: anything urgent.
 
-use super::{Decision, Policy, Snapshot};
+use super::{About, Decision, GroupView, Policy, Snapshot};
 use crate::{event::HwShare, ids::Nanos};
+
+pub(super) const ABOUT: About = About {
+    name: "fifo",
+    summary: "no scheduling: every gate is open",
+    hints: &[],
+    work_conserving: true,
+    make: || Box::new(Fifo),
+};
 
 /// No scheduling. See the module.
 #[derive(Clone, Copy, Debug, Default)]
@@ -14,27 +22,26 @@ pub struct Fifo;
 
 impl Policy for Fifo {
     fn name(&self) -> &'static str {
-        "fifo"
+        ABOUT.name
     }
 
     fn decide(&mut self, _now: Nanos, snapshot: &Snapshot<'_>, decision: &mut Decision) {
-        for (position, group) in snapshot.groups.iter().enumerate() {
-            decision.run(position, group.priority.runs());
-            decision.share(position, HwShare::Normal);
+        for group in snapshot.changed() {
+            decision.run(group.id, group.priority().runs());
+            decision.share(group.id, HwShare::Normal);
         }
     }
+
+    fn forget(&mut self, _group: &GroupView) {}
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{super::testing, *};
+    use super::{super::testing::World, *};
 
     #[test]
     fn everything_is_open() {
-        let groups = testing::groups(&[(255, true), (0, false), (-255, true), (-256, true)]);
-        assert_eq!(
-            testing::decide(&mut Fifo, 0, &groups),
-            (vec![true, true, true, false], None)
-        );
+        let mut world = World::new(Fifo, &[(255, true), (0, false), (-255, true), (-256, true)]);
+        assert_eq!(world.decide(0), (vec![true, true, true, false], None));
     }
 }

@@ -1,20 +1,50 @@
 //! Policies: the rule by which groups are chosen. Snapshot in, decision out.
 //!
-//! To add one: copy `template.rs`, name it in [`POLICIES`]; the conformance suite then runs on it.
+//! To add one: copy `template.rs`, name it in [`POLICIES`]; the conformance suite then runs on it. What several share
+//! stands in `classes` (the highest class executes), `shares` (virtual time) and `standing` (idle groups with an open
+//! gate).
 
+mod awf;
+mod cfs;
+mod chpf;
+mod classes;
 mod fifo;
+mod hhpf;
 mod hpf;
+mod kedf;
+mod lax;
+mod mlfq;
+mod pup;
+mod shares;
+mod slo;
+mod spup;
+mod standing;
 mod template;
+mod up;
+mod view;
 
+pub use awf::Awf;
+pub use cfs::Cfs;
+pub use chpf::Chpf;
 pub use fifo::Fifo;
+pub use hhpf::Hhpf;
 pub use hpf::Hpf;
+pub use kedf::Kedf;
+pub use lax::Lax;
+pub use mlfq::Mlfq;
+pub use pup::Pup;
+pub use slo::Slo;
+pub use spup::Spup;
 pub use template::Turns;
+pub use up::Up;
+pub use view::GroupView;
 
 use crate::{
     event::HwShare,
-    hint::{Hint, Priority},
-    ids::{DeviceId, GroupId, Nanos, ProcessId},
+    ids::{DeviceId, GroupId, Nanos},
+    registry::{Group, Slab},
 };
+use xsched_hint::HintKind;
 
 /// The rule by which the groups of a device are chosen. It suspends nothing itself: the engine compares its decision
 /// with what stands and acts on the differences.
@@ -26,39 +56,59 @@ pub trait Policy: Send {
     /// last asked for has come.
     fn decide(&mut self, now: Nanos, snapshot: &Snapshot<'_>, decision: &mut Decision);
 
-    /// Whether the hint has a meaning here. The engine keeps hints in any case, for the next policy.
-    fn accepts(&self, hint: &Hint) -> bool {
-        let _ = hint;
-        false
-    }
-
     /// The group is gone and its name will be used again: drop what is kept about it.
-    fn forget(&mut self, group: GroupId) {
-        let _ = group;
-    }
+    fn forget(&mut self, group: &GroupView);
 }
 
-/// Makes a policy with its defaults.
-pub type Make = fn() -> Box<dyn Policy>;
+/// What is known of a policy without making one.
+pub struct About {
+    /// The name by which users choose it.
+    pub name: &'static str,
+    /// One line for people.
+    pub summary: &'static str,
+    /// The hints that have a meaning to it. The engine keeps the others, for the next policy; "do not run" is heeded by
+    /// all.
+    pub hints: &'static [HintKind],
+    /// A device with work never stands idle.
+    pub work_conserving: bool,
+    /// Makes one with its defaults.
+    pub make: fn() -> Box<dyn Policy>,
+}
 
 /// The policies that users can choose, the default first.
-pub const POLICIES: &[(&str, Make)] = &[
-    ("hpf", || Box::new(Hpf::default())),
-    ("fifo", || Box::new(Fifo)),
-    ("turns", || Box::new(Turns::default())),
+pub const POLICIES: &[About] = &[
+    hpf::ABOUT,
+    fifo::ABOUT,
+    template::ABOUT,
+    hhpf::ABOUT,
+    chpf::ABOUT,
+    up::ABOUT,
+    pup::ABOUT,
+    spup::ABOUT,
+    kedf::ABOUT,
+    lax::ABOUT,
+    awf::ABOUT,
+    cfs::ABOUT,
+    mlfq::ABOUT,
+    slo::ABOUT,
 ];
 
 /// The names of [`POLICIES`].
 pub fn names() -> impl Iterator<Item = &'static str> {
-    POLICIES.iter().map(|(name, _)| *name)
+    POLICIES.iter().map(|about| about.name)
+}
+
+/// What is known of a policy, by its name. Upstream writes names in capitals: case does not count.
+pub fn about(name: &str) -> Result<&'static About, UnknownPolicy> {
+    let known = POLICIES
+        .iter()
+        .find(|about| about.name.eq_ignore_ascii_case(name));
+    known.ok_or_else(|| UnknownPolicy(name.to_owned()))
 }
 
 /// A policy by its name.
 pub fn by_name(name: &str) -> Result<Box<dyn Policy>, UnknownPolicy> {
-    match POLICIES.iter().find(|(known, _)| *known == name) {
-        Some((_, make)) => Ok(make()),
-        None => Err(UnknownPolicy(name.to_owned())),
-    }
+    about(name).map(|about| (about.make)())
 }
 
 /// There is no policy of that name.
@@ -67,138 +117,42 @@ pub fn by_name(name: &str) -> Result<Box<dyn Policy>, UnknownPolicy> {
 pub struct UnknownPolicy(pub String);
 
 /// One device as a policy sees it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Snapshot<'a> {
     /// Which.
     pub device: DeviceId,
-    /// At most one group of [`HwShare::Background`] may execute there at a time, or they starve each other.
+    /// Its time slicer takes slices, but at most one group of [`HwShare::Background`] may execute there at a time, or
+    /// they starve each other.
     pub one_background: bool,
-    /// The highest priority that any group registered there has, active or not; none where nobody may run.
-    pub top_registered: Option<Priority>,
-    /// Its active groups, in no order that means something. A group that has long been idle and may not run is parked:
-    /// closed and left out until it has work.
-    pub groups: &'a [GroupView],
-    /// Positions in `groups` of those that came, or whose work or priority changed, since the last decision. May
-    /// repeat. For those that went see [`Policy::forget`]; parking moves positions.
-    pub changed: &'a [u32],
+    /// The groups of this device that came, or whose work or hints changed, or that were served by the guard, since the
+    /// last decision; all of them after a change of policy. May repeat. For those that went see [`Policy::forget`].
+    pub changed: &'a [GroupId],
+    pub(crate) groups: &'a Slab<Group>,
 }
 
-/// A task group as a policy sees it.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct GroupView {
-    /// Its name.
-    pub id: GroupId,
-    /// Whose it is.
-    pub process: ProcessId,
-    /// Its priority.
-    pub priority: Priority,
-    /// It has work, is not held by its application, and neither stalled nor stopped.
-    pub ready: bool,
-    /// Its gate stands open.
-    pub open: bool,
-    /// How the hardware treats it.
-    pub share: HwShare,
-    /// When `ready` last changed.
-    pub since: Nanos,
-    /// How long it was idle before it was last ready; [`Nanos::MAX`] if that was the first time.
-    pub last_gap: Nanos,
-    was_ready: bool,
-    /// Ready, may run, and the policy does not run it.
-    pub(crate) waits: bool,
-    /// Held the device without progress. Its gate stays open, or nobody would ever see it move again.
-    pub(crate) stalled: bool,
-    served: Nanos,
-    waiting: Nanos,
-    /// Until when the two above are counted.
-    counted: Nanos,
-}
-
-impl GroupView {
-    pub(crate) fn new(
-        id: GroupId,
-        process: ProcessId,
-        priority: Priority,
-        now: Nanos,
-    ) -> GroupView {
-        GroupView {
-            id,
-            process,
-            priority,
-            ready: false,
-            open: false,
-            share: HwShare::Normal,
-            since: now,
-            last_gap: Nanos::MAX,
-            was_ready: false,
-            waits: false,
-            stalled: false,
-            served: 0,
-            waiting: 0,
-            counted: now,
-        }
+impl<'a> Snapshot<'a> {
+    /// A registered group, on whatever device.
+    pub fn group(&self, id: GroupId) -> &'a GroupView {
+        &self.groups[id.index()].view
     }
 
-    /// Since when it is ready, if it is.
-    pub fn ready_since(&self) -> Option<Nanos> {
-        self.ready.then_some(self.since)
-    }
-
-    /// Since when it is idle, if it is.
-    pub fn idle_since(&self) -> Option<Nanos> {
-        (!self.ready).then_some(self.since)
-    }
-
-    /// How long it was ready and open, up to `now`.
-    pub fn served(&self, now: Nanos) -> Nanos {
-        self.served
-            + if self.ready && self.open {
-                now.saturating_sub(self.counted)
-            } else {
-                0
-            }
-    }
-
-    /// How long it was ready and closed, up to `now`.
-    pub fn waiting(&self, now: Nanos) -> Nanos {
-        self.waiting
-            + if self.ready && !self.open {
-                now.saturating_sub(self.counted)
-            } else {
-                0
-            }
-    }
-
-    pub(crate) fn set_ready(&mut self, ready: bool, now: Nanos) {
-        self.count(now);
-        if ready && self.was_ready {
-            self.last_gap = now - self.since;
-        }
-        self.was_ready |= ready;
-        self.ready = ready;
-        self.since = now;
-    }
-
-    pub(crate) fn set_open(&mut self, open: bool, now: Nanos) {
-        self.count(now);
-        self.open = open;
-    }
-
-    fn count(&mut self, now: Nanos) {
-        self.served = self.served(now);
-        self.waiting = self.waiting(now);
-        self.counted = now;
+    /// The groups in `changed`.
+    pub fn changed(&self) -> impl Iterator<Item = &'a GroupView> + use<'a> {
+        let groups = self.groups;
+        self.changed.iter().map(|id| &groups[id.index()].view)
     }
 }
 
-/// What a policy wants, by position in [`Snapshot::groups`]. It starts as the last decision was, with new groups closed,
-/// so only differences need to be written.
+/// What a policy wants. It stays as the last decision was, with new groups closed, so only differences need to be
+/// written.
 #[derive(Debug, Default)]
 pub struct Decision {
-    pub(crate) verdicts: Vec<Verdict>,
-    /// Positions whose verdict changed. May repeat.
-    pub(crate) changed: Vec<u32>,
+    /// By group.
+    verdicts: Vec<Verdict>,
+    /// Groups whose verdict changed. May repeat.
+    pub(crate) changed: Vec<GroupId>,
     pub(crate) ask_again: Option<Nanos>,
+    pub(crate) everywhere: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -208,97 +162,52 @@ pub(crate) struct Verdict {
 }
 
 impl Decision {
-    /// The group at this position may run (its gate is open, whether it has work or not), or may not.
-    pub fn run(&mut self, position: usize, run: bool) {
-        if self.verdicts[position].run != run {
-            self.verdicts[position].run = run;
-            self.changed.push(position as u32);
+    /// The group may run (its gate is open, whether it has work or not), or may not. It must be one of the snapshot's
+    /// device.
+    pub fn run(&mut self, group: GroupId, run: bool) {
+        let verdict = &mut self.verdicts[group.index()];
+        if verdict.run != run {
+            verdict.run = run;
+            self.changed.push(group);
         }
     }
 
-    /// How the hardware treats the group at this position.
-    pub fn share(&mut self, position: usize, share: HwShare) {
-        if self.verdicts[position].share != share {
-            self.verdicts[position].share = share;
-            self.changed.push(position as u32);
+    /// How the hardware treats the group, which must be one of the snapshot's device.
+    pub fn share(&mut self, group: GroupId, share: HwShare) {
+        let verdict = &mut self.verdicts[group.index()];
+        if verdict.share != share {
+            verdict.share = share;
+            self.changed.push(group);
         }
+    }
+
+    /// Whether it runs by what was decided so far.
+    pub fn runs(&self, group: GroupId) -> bool {
+        self.verdicts[group.index()].run
     }
 
     /// Decide again at this time at the latest. To be said in every decision for which it holds; the earliest counts.
     pub fn ask_again(&mut self, at: Nanos) {
         self.ask_again = Some(self.ask_again.map_or(at, |earlier| earlier.min(at)));
     }
+
+    /// Decide on every other device as well, at once: something changed that they heed.
+    pub fn decide_everywhere(&mut self) {
+        self.everywhere = true;
+    }
+
+    pub(crate) fn verdict(&self, group: GroupId) -> Verdict {
+        self.verdicts[group.index()]
+    }
+
+    /// A new group, closed.
+    pub(crate) fn add(&mut self, group: GroupId) {
+        if self.verdicts.len() <= group.index() {
+            self.verdicts.resize(group.index() + 1, Verdict::default());
+        }
+        self.verdicts[group.index()] = Verdict::default();
+    }
 }
 
 #[cfg(test)]
-pub(crate) mod testing {
-    //! A device with a few groups, for the tests of one policy.
-
-    use super::*;
-
-    /// Decides for groups given as (priority, ready) and gives who runs, and when to ask again.
-    pub(crate) fn decide(
-        policy: &mut dyn Policy,
-        now: Nanos,
-        groups: &[GroupView],
-    ) -> (Vec<bool>, Option<Nanos>) {
-        decide_on(false, policy, now, groups)
-    }
-
-    /// The same on a device with or without the limit of one background group.
-    pub(crate) fn decide_on(
-        one_background: bool,
-        policy: &mut dyn Policy,
-        now: Nanos,
-        groups: &[GroupView],
-    ) -> (Vec<bool>, Option<Nanos>) {
-        let mut decision = Decision {
-            verdicts: vec![Verdict::default(); groups.len()],
-            ..Decision::default()
-        };
-        let top_registered = groups
-            .iter()
-            .map(|group| group.priority)
-            .filter(|priority| priority.runs())
-            .max();
-        let snapshot = Snapshot {
-            device: DeviceId(0),
-            one_background,
-            top_registered,
-            groups,
-            changed: &[],
-        };
-        policy.decide(now, &snapshot, &mut decision);
-        (
-            decision
-                .verdicts
-                .iter()
-                .map(|verdict| verdict.run)
-                .collect(),
-            decision.ask_again,
-        )
-    }
-
-    pub(crate) fn groups(list: &[(i32, bool)]) -> Vec<GroupView> {
-        let group = |(index, &(priority, ready)): (usize, &(i32, bool))| {
-            let priority = Priority::new(priority).unwrap();
-            let mut view =
-                GroupView::new(GroupId(index as u32), ProcessId(index as u64), priority, 0);
-            view.ready = ready;
-            view
-        };
-        list.iter().enumerate().map(group).collect()
-    }
-
-    #[test]
-    fn every_policy_answers_to_its_name_and_others_are_refused() {
-        for name in names() {
-            assert_eq!(by_name(name).unwrap().name(), name);
-        }
-        let error = by_name("best").err().expect("no such policy").to_string();
-        assert_eq!(
-            error,
-            "unknown policy \"best\": use one of hpf, fifo, turns"
-        );
-    }
-}
+pub(crate) mod testing;

@@ -7,129 +7,133 @@
 //! Not for: anything urgent: a group waits for the turns of all others. The starvation guard's pieces come on top when
 //! so many take turns that one waits for long.
 
-use super::{Decision, GroupView, Policy, Snapshot};
+use super::{About, Decision, GroupView, Policy, Snapshot, standing::Standing};
 use crate::{
     event::HwShare,
     ids::{DeviceId, GroupId, Nanos},
 };
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Bound,
+};
+
+pub(super) const ABOUT: About = About {
+    name: "turns",
+    summary: "one group at a time, in turns",
+    hints: &[],
+    work_conserving: true,
+    make: || Box::new(Turns::default()),
+};
 
 /// One group at a time. See the module.
 #[derive(Clone, Debug)]
 pub struct Turns {
     /// How long a turn is.
     pub quantum: Nanos,
-    /// Whose turn it is on each device, and since when.
-    current: BTreeMap<DeviceId, (GroupId, Nanos)>,
+    devices: BTreeMap<DeviceId, Device>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Device {
+    ready: BTreeSet<GroupId>,
+    /// Whose turn it is or was, and since when.
+    turn: Option<(GroupId, Nanos)>,
+    standing: Standing,
 }
 
 impl Default for Turns {
     fn default() -> Turns {
         Turns {
             quantum: 20_000_000,
-            current: BTreeMap::new(),
+            devices: BTreeMap::new(),
         }
     }
 }
 
 impl Policy for Turns {
     fn name(&self) -> &'static str {
-        "turns"
+        ABOUT.name
     }
 
     fn decide(&mut self, now: Nanos, snapshot: &Snapshot<'_>, decision: &mut Decision) {
-        let wants = |group: &&GroupView| group.ready && group.priority.runs();
-        let ready = || snapshot.groups.iter().filter(wants).map(|group| group.id);
-        let last = self.current.get(&snapshot.device).copied();
-        let turn = match last {
-            Some((group, start)) if now < start + self.quantum && ready().any(|id| id == group) => {
-                Some((group, start))
+        let device = self.devices.entry(snapshot.device).or_default();
+        for group in snapshot.changed() {
+            decision.run(group.id, false);
+            decision.share(group.id, HwShare::Normal);
+            if group.wants() {
+                device.ready.insert(group.id);
+            } else {
+                device.ready.remove(&group.id);
+                if let Some(oldest) = device.standing.note(group.id) {
+                    decision.run(
+                        oldest,
+                        device.ready.contains(&oldest) && decision.runs(oldest),
+                    );
+                }
             }
-            _ => {
-                // The next id after the last one's, else the smallest.
-                let after = last.and_then(|(last, _)| ready().filter(|id| *id > last).min());
-                after.or_else(|| ready().min()).map(|group| (group, now))
-            }
-        };
-        if let Some((group, start)) = turn {
-            self.current.insert(snapshot.device, (group, start));
-            if ready().any(|id| id != group) {
+        }
+        let last = device.turn;
+        let goes_on = last
+            .filter(|(holder, start)| now < start + self.quantum && device.ready.contains(holder));
+        let turn = goes_on.or_else(|| {
+            // The next id after the last one's, else the smallest.
+            let after = last.map_or(Bound::Unbounded, |(last, _)| Bound::Excluded(last));
+            let next = device.ready.range((after, Bound::Unbounded)).next();
+            next.or(device.ready.first()).map(|&next| (next, now))
+        });
+        if let Some((last, _)) = last
+            && device.ready.contains(&last)
+        {
+            decision.run(last, false);
+        }
+        if let Some((holder, start)) = turn {
+            device.turn = turn;
+            decision.run(holder, true);
+            if device.ready.len() > 1 {
                 decision.ask_again(start + self.quantum);
             }
         }
-        for (position, group) in snapshot.groups.iter().enumerate() {
-            // Where nobody has work, whoever comes first finds an open gate.
-            let may = turn.is_none_or(|(holder, _)| holder == group.id);
-            decision.run(position, may && group.priority.runs());
-            decision.share(position, HwShare::Normal);
-        }
+        // Where nobody has work, whoever comes first finds an open gate.
+        device
+            .standing
+            .apply(snapshot, decision, |_| turn.is_none());
     }
 
-    fn forget(&mut self, group: GroupId) {
-        self.current.retain(|_, (holder, _)| *holder != group);
+    fn forget(&mut self, group: &GroupView) {
+        if let Some(device) = self.devices.get_mut(&group.device) {
+            device.ready.remove(&group.id);
+            device.turn = device.turn.filter(|(holder, _)| *holder != group.id);
+            device.standing.forget(group.id);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{super::testing, *};
+    use super::{super::testing::World, *};
 
     const MS: Nanos = 1_000_000;
 
-    #[track_caller]
-    fn check(
-        policy: &mut Turns,
-        now: Nanos,
-        ready: &[bool],
-        expect: &[bool],
-        ask_again: Option<Nanos>,
-    ) {
-        let groups: Vec<_> = ready.iter().map(|&ready| (0, ready)).collect();
-        assert_eq!(
-            testing::decide(policy, now, &testing::groups(&groups)),
-            (expect.to_vec(), ask_again)
-        );
-    }
-
     #[test]
     fn ready_groups_take_turns() {
-        let policy = &mut Turns::default();
-        check(policy, 0, &[false, false, false], &[true, true, true], None);
+        let mut world = World::new(Turns::default(), &[(0, false); 3]);
+        let mut check = |now, changes: &[(u32, bool)], expect: &[bool], ask_again| {
+            for &(group, ready) in changes {
+                world.set_ready(group, ready, now);
+            }
+            assert_eq!(world.decide(now), (expect.to_vec(), ask_again), "at {now}");
+        };
+        check(0, &[], &[true, true, true], None);
+        check(MS, &[(1, true)], &[false, true, false], None);
         check(
-            policy,
-            MS,
-            &[false, true, false],
-            &[false, true, false],
-            None,
-        );
-        check(
-            policy,
             2 * MS,
-            &[true, true, true],
+            &[(0, true), (2, true)],
             &[false, true, false],
             Some(21 * MS),
         );
-        check(
-            policy,
-            21 * MS,
-            &[true, true, true],
-            &[false, false, true],
-            Some(41 * MS),
-        );
-        check(
-            policy,
-            22 * MS,
-            &[true, true, false],
-            &[true, false, false],
-            Some(42 * MS),
-        );
-        policy.forget(GroupId(0));
-        check(
-            policy,
-            23 * MS,
-            &[true, true, false],
-            &[true, false, false],
-            Some(43 * MS),
-        );
+        check(21 * MS, &[], &[false, false, true], Some(41 * MS));
+        check(22 * MS, &[(2, false)], &[true, false, false], Some(42 * MS));
+        check(23 * MS, &[(2, true)], &[true, false, false], Some(42 * MS));
+        check(42 * MS, &[], &[false, true, false], Some(62 * MS));
     }
 }

@@ -124,10 +124,6 @@ impl Host {
             .find(|group| group.queues.contains(&QueueId(queue)));
         found.expect("the queue is registered")
     }
-
-    pub(super) fn parked(&self) -> usize {
-        self.engine.parked_groups()
-    }
 }
 
 pub(super) fn event(verb: &str, id: u64, rest: &[&str]) -> Event {
@@ -139,7 +135,7 @@ pub(super) fn event(verb: &str, id: u64, rest: &[&str]) -> Event {
             queue,
             process: ProcessId(number(1).unwrap_or(id)),
             device: DeviceId(number(2).unwrap_or(0) as u32),
-            hints: vec![hint()],
+            hints: [hint()].into_iter().collect(),
         },
         "ready" => Event::Ready { queue },
         "idle" => Event::Idle { queue },

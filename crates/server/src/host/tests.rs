@@ -17,7 +17,7 @@ use tracing::{
     Level, Metadata, Subscriber,
     span::{Attributes, Id, Record},
 };
-use xsched_sched::{Config, policy};
+use xsched_sched::{Config, Priority, policy};
 use xsched_wire::{Hello, segment::OwnSegment};
 
 use super::*;
@@ -81,9 +81,10 @@ fn a_client_cannot_fill_the_log_with_hints() {
 
     let warnings = Warnings::default();
     tracing::subscriber::with_default(warnings.clone(), || {
-        for asked in [5, 300, 5, 300, 6] {
+        for asked in [5, 200, 5, 6] {
             let hints = Hints {
-                priority: Some(asked),
+                priority: Some(Priority::new(asked).unwrap()),
+                ..Hints::default()
             };
             packet::send(&theirs, &ToScheduler::Hint { slot: None, hints }).unwrap();
             host.socket_ready(1, 0);
@@ -91,5 +92,5 @@ fn a_client_cannot_fill_the_log_with_hints() {
     });
     assert_eq!(warnings.0.load(Ordering::SeqCst), 1);
     let client = host.sessions[&1].client.as_ref().unwrap();
-    assert_eq!(client.priority, Some(Priority::NORMAL));
+    assert_eq!(client.hints.priority, Some(Priority::NORMAL));
 }

@@ -21,8 +21,8 @@ use rustix::{
 };
 use xsched_server::{Client, Daemon, ServeOptions, api};
 use xsched_wire::{
-    Admitted, Attributes, ControlBlock, FromScheduler, Hello, Hints, Level, QueueInfo, Share,
-    ToScheduler,
+    Admitted, Attributes, ControlBlock, FromScheduler, Hello, Hints, Level, Priority, QueueInfo,
+    Share, ToScheduler,
     packet::{self, PacketError},
     segment::OwnSegment,
 };
@@ -140,7 +140,15 @@ pub(crate) fn hello(name: &str, priority: Option<i32>) -> Hello {
     Hello {
         name: name.into(),
         job: 7,
-        hints: Hints { priority },
+        hints: hints(priority),
+    }
+}
+
+/// A priority, or nothing.
+pub(crate) fn hints(priority: Option<i32>) -> Hints {
+    Hints {
+        priority: priority.map(|value| Priority::new(value).unwrap()),
+        ..Hints::default()
     }
 }
 
