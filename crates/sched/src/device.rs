@@ -222,8 +222,11 @@ impl Device {
             Part::Waits(_) => {
                 self.guard.start_waiting(times, &mut group.credit);
                 group.part = Part::Waits(self.waits.len());
-                let due = group.credit.due;
-                self.waits.push(Waiter { due, group: id });
+                self.waits.push(Waiter {
+                    due: group.credit.due,
+                    group: id,
+                    used: group.credit.used,
+                });
             }
         }
     }
@@ -250,6 +253,7 @@ impl Device {
         self.guard.end_piece(now, Some(&mut group.credit));
         if let Part::Waits(at) = group.part {
             self.waits[at].due = group.credit.due;
+            self.waits[at].used = group.credit.used;
         }
         self.changed.push(holder);
     }

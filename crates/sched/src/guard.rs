@@ -1,8 +1,8 @@
 //! The starvation guard of one device: a minimal share for every ready group that the policy does not run.
 //!
 //! A group that has waited for `wait` is due a *piece*: it has the device to itself for at most 5 ms. Those that are due
-//! are served in the order in which they became so, and from the start of one piece to the next so much time passes that
-//! all pieces together never take more than the cap (25 %). What the policy gives a group pays for its waiting at the
+//! are served in the order in which they became so, one whose piece was cut short going on where it stopped, and from the
+//! start of one piece to the next so much time passes that all pieces together never take more than the cap (25 %). What the policy gives a group pays for its waiting at the
 //! same rate (5 ms for `wait`), so one that runs regularly never becomes due.
 //!
 //! Why that keeps the promise of min(min_share, ¾ cap ÷ n) over any window in which at most n groups wait: a *rotation*
@@ -72,6 +72,8 @@ impl Rules {
 pub(crate) struct Credit {
     /// While it waits: when it is due a piece.
     pub(crate) due: Nanos,
+    /// What it had of the piece that it was last due: one that is cut short goes on later.
+    pub(crate) used: Nanos,
     /// While it does not: the waiting that was not paid for, and how its time stood when that was counted.
     waited: Nanos,
     then: Times,
@@ -82,6 +84,7 @@ impl Credit {
     pub(crate) fn new(times: Times) -> Credit {
         Credit {
             due: 0,
+            used: 0,
             waited: 0,
             then: times,
         }
@@ -114,6 +117,8 @@ struct Piece {
     group: GroupId,
     start: Nanos,
     end: Nanos,
+    /// What its holder had of it before it was cut short.
+    before: Nanos,
 }
 
 impl Guard {
@@ -178,13 +183,22 @@ impl Guard {
         let (Some(piece), Some(rules)) = (self.piece.take(), self.rules) else {
             return;
         };
-        let whole = piece.end - piece.start;
-        let used = (now - piece.start).max(SHORTEST_PIECE.min(whole));
+        let used = (now - piece.start).max(SHORTEST_PIECE.min(piece.end - piece.start));
         self.free_at = piece.start + (used as f64 / rules.cap) as Nanos;
         if let Some(credit) = credit {
-            let period = (rules.wait + rules.longest_piece) as f64;
-            // Not before now, or one that was served late for long would come before all newcomers.
-            credit.due = now.max(credit.due + (period * used as f64 / whole as f64) as Nanos);
+            let (used, whole) = (
+                piece.before + used,
+                piece.before + (piece.end - piece.start),
+            );
+            if used < whole {
+                // It keeps its place: the rest is as due as the piece was.
+                credit.used = used;
+            } else {
+                let period = (rules.wait + rules.longest_piece) as f64;
+                // Not before now, or one that was served late for long would come before all newcomers.
+                credit.due = now.max(credit.due + (period * used as f64 / whole as f64) as Nanos);
+                credit.used = 0;
+            }
             self.earliest_due = self.earliest_due.min(credit.due);
         }
     }
@@ -202,7 +216,8 @@ impl Guard {
                 self.piece = Some(Piece {
                     group: first.group,
                     start: now,
-                    end: now + rules.piece(waiting.len()),
+                    end: now + rules.piece(waiting.len()).saturating_sub(first.used).max(1),
+                    before: first.used,
                 });
                 // Others may be due already: look again when the next piece may start.
                 self.earliest_due = 0;
@@ -217,6 +232,8 @@ impl Guard {
 pub(crate) struct Waiter {
     pub(crate) due: Nanos,
     pub(crate) group: GroupId,
+    /// See [`Credit::used`].
+    pub(crate) used: Nanos,
 }
 
 #[cfg(test)]

@@ -240,3 +240,11 @@ fn whoever_runs_regularly_is_left_alone() {
         .unwrap();
     assert_eq!((urgent.preemptions, urgent.waiting_ns), (0, 0));
 }
+
+#[test]
+fn a_piece_that_is_cut_short_goes_on() {
+    // The policy runs one of the background groups in every gap of the urgent one, also in the middle of its pieces.
+    for name in policy::names() {
+        play(name, &[(17_241, 202)], &[0, 0, 0, 0, 1845, 1845, 0], 23_296).check_shares();
+    }
+}
