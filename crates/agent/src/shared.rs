@@ -383,14 +383,17 @@ impl Shared {
             };
             let slot = Slot { index, block };
             let common = entry.common && self.has_several_groups();
-            if !entry.handed_over || state.bypass.is_on() || common {
-                open_by_bypass(slot);
-                continue;
-            }
-            let _ = block.set_bypass(false);
-            // Exit takes no lock: either it comes after the line above, or it is seen here.
-            if self.exiting.load(Ordering::SeqCst) {
-                open_by_bypass(slot);
+            let bypass = !entry.handed_over || state.bypass.is_on() || common;
+            match (block.is_bypassed(), bypass) {
+                (false, true) => open_by_bypass(slot),
+                (true, false) => {
+                    let _ = block.set_bypass(false);
+                    // Exit takes no lock: either it comes after the line above, or it is seen here.
+                    if self.exiting.load(Ordering::SeqCst) {
+                        open_by_bypass(slot);
+                    }
+                }
+                _ => {}
             }
         }
     }
