@@ -69,18 +69,24 @@ pub trait HwQueue: Send + Sync + 'static {
     /// Called by the agent every 10 to 100 ms: a chance to see whether what was set still stands.
     fn tend(&self) {}
 
+    /// Whether the queue has failed, so that its marks are never reached. Cheap, never waits.
+    fn has_failed(&self) -> bool {
+        false
+    }
+
     /// Returns when `mark(value)` was reached, or never will be since the queue failed. A device's
     /// store wakes no futex, so this sleeps in steps that grow from 20 µs to 1 ms; platforms that
     /// can wait better override it.
     fn wait_mark(&self, block: &'static ControlBlock, value: u32) {
+        const LONGEST: Duration = Duration::from_millis(1);
         let mut step = Duration::from_micros(20);
         loop {
             let seen = block.completed();
-            if reached(seen, value) {
+            if reached(seen, value) || (step == LONGEST && self.has_failed()) {
                 return;
             }
             block.wait_completed(seen, step);
-            step = (step * 2).min(Duration::from_millis(1));
+            step = (step * 2).min(LONGEST);
         }
     }
 }

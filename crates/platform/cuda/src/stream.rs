@@ -197,6 +197,13 @@ impl HwQueue for Stream {
         asked.flatten() == Some(CUDA_SUCCESS)
     }
 
+    fn has_failed(&self) -> bool {
+        // SAFETY: the program's own stream, to which the calling thread submits.
+        let query = || driver::relaxed(|| unsafe { driver::stream_query(self.raw()) });
+        let answer = streams::unless_capturing(query).unwrap_or(CUDA_ERROR_NOT_READY);
+        answer != CUDA_SUCCESS && answer != CUDA_ERROR_NOT_READY
+    }
+
     fn mark(&self, block: &'static ControlBlock, value: u32) -> Result<(), HwError> {
         let address = address(self.layout, block.completed_address())?;
         // SAFETY: the program's own stream; the word belongs to the device.

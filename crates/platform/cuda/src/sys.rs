@@ -18,6 +18,7 @@ pub(crate) type Opaque = *mut c_void;
 
 pub(crate) const CUDA_SUCCESS: CUresult = 0;
 pub(crate) const CUDA_ERROR_NOT_FOUND: CUresult = 500;
+pub(crate) const CUDA_ERROR_NOT_READY: CUresult = 600;
 pub(crate) const CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED: CUresult = 712;
 
 /// The legacy default stream by an explicit handle.

@@ -191,6 +191,29 @@ fn a_driver_that_is_too_old_for_gates_gets_level_one() {
 }
 
 #[test]
+fn a_stream_that_fails_lets_its_window_go() {
+    // A kernel that faults: whoever asks the stream is told so, and no mark behind it is reached.
+    let environment = [
+        LOCAL,
+        ("XSCHED_AUTO_XQUEUE_LEVEL", "1"),
+        ("XSCHED_AUTO_XQUEUE_THRESHOLD", "2"),
+        ("STANDIN_FAIL", "cuStreamQuery:700"),
+    ];
+    shimmed(&environment, |cuda| {
+        cuda.start();
+        let (stream, word, place) = (cuda.stream(NON_BLOCKING), cuda.word(), cuda.word());
+        cuda.hold(stream, word, 1);
+        for number in 1..10 {
+            write(cuda, stream, place, number);
+        }
+        assert_eq!(value(place), 0, "the stream stands still");
+        cuda.open(word);
+        cuda.synchronize(stream);
+        assert_eq!(value(place), 9);
+    });
+}
+
+#[test]
 fn no_daemon() {
     let none = [("XSCHED_SOCKET", "/nowhere/xsched.sock")];
     shimmed_saying(
