@@ -218,14 +218,14 @@ hooks! { WAITING;
 }
 
 hooks! { LIFE;
-    cuStreamBeginCapture / c"cuStreamBeginCapture" (stream: CUstream) = streams::begin_capture;
-    cuStreamBeginCapture_ptsz / c"cuStreamBeginCapture_ptsz" (stream: CUstream) = streams::begin_capture;
-    cuStreamBeginCapture_v2 / c"cuStreamBeginCapture_v2" (stream: CUstream, mode: i32) = streams::begin_capture;
-    cuStreamBeginCapture_v2_ptsz / c"cuStreamBeginCapture_v2_ptsz" (stream: CUstream, mode: i32) = streams::begin_capture;
-    cuStreamBeginCaptureToGraph / c"cuStreamBeginCaptureToGraph" (stream: CUstream, graph: CUgraph, nodes: Opaque, edges: Opaque, count: usize, mode: i32) = |call| streams::begin_capture_to(graph, call);
-    cuStreamBeginCaptureToGraph_ptsz / c"cuStreamBeginCaptureToGraph_ptsz" (stream: CUstream, graph: CUgraph, nodes: Opaque, edges: Opaque, count: usize, mode: i32) = |call| streams::begin_capture_to(graph, call);
-    cuStreamEndCapture / c"cuStreamEndCapture" (stream: CUstream, graph: *mut CUgraph) = |call| streams::end_capture(graph, call);
-    cuStreamEndCapture_ptsz / c"cuStreamEndCapture_ptsz" (stream: CUstream, graph: *mut CUgraph) = |call| streams::end_capture(graph, call);
+    cuStreamBeginCapture / c"cuStreamBeginCapture" (stream: CUstream) = |call| streams::begin_capture(stream, Legacy, call);
+    cuStreamBeginCapture_ptsz / c"cuStreamBeginCapture_ptsz" (stream: CUstream) = |call| streams::begin_capture(stream, PerThread, call);
+    cuStreamBeginCapture_v2 / c"cuStreamBeginCapture_v2" (stream: CUstream, mode: i32) = |call| streams::begin_capture(stream, Legacy, call);
+    cuStreamBeginCapture_v2_ptsz / c"cuStreamBeginCapture_v2_ptsz" (stream: CUstream, mode: i32) = |call| streams::begin_capture(stream, PerThread, call);
+    cuStreamBeginCaptureToGraph / c"cuStreamBeginCaptureToGraph" (stream: CUstream, graph: CUgraph, nodes: Opaque, edges: Opaque, count: usize, mode: i32) = |call| streams::begin_capture_to(graph, stream, Legacy, call);
+    cuStreamBeginCaptureToGraph_ptsz / c"cuStreamBeginCaptureToGraph_ptsz" (stream: CUstream, graph: CUgraph, nodes: Opaque, edges: Opaque, count: usize, mode: i32) = |call| streams::begin_capture_to(graph, stream, PerThread, call);
+    cuStreamEndCapture / c"cuStreamEndCapture" (stream: CUstream, graph: *mut CUgraph) = |call| streams::end_capture(stream, Legacy, graph, call);
+    cuStreamEndCapture_ptsz / c"cuStreamEndCapture_ptsz" (stream: CUstream, graph: *mut CUgraph) = |call| streams::end_capture(stream, PerThread, graph, call);
     cuStreamDestroy_v2 / c"cuStreamDestroy_v2" (stream: CUstream) = |call| streams::destroy(stream, call);
     cuCtxDestroy_v2 / c"cuCtxDestroy_v2" (context: CUcontext) = |call| streams::destroy_context(context, call);
     cuDevicePrimaryCtxReset_v2 / c"cuDevicePrimaryCtxReset_v2" (device: CUdevice) = |call| streams::destroy_device(device, call);

@@ -217,12 +217,17 @@ fn ask_capturing(stream: CUstream, flavour: Flavour) -> bool {
     asked != CUDA_SUCCESS || status != CU_STREAM_CAPTURE_STATUS_NONE
 }
 
-/// Held while the driver is asked what a capture would be spoiled by; none begins meanwhile.
-static ASKING: Mutex<()> = Mutex::new(());
+/// The streams that captures began in, as often as they did. Held while the driver is asked what a
+/// capture would be spoiled by; none begins meanwhile.
+static ORIGINS: Mutex<Vec<usize>> = Mutex::new(Vec::new());
+
+fn origins() -> MutexGuard<'static, Vec<usize>> {
+    ORIGINS.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Asks the driver, unless any stream of the process is being captured.
 pub(crate) fn unless_capturing<T>(ask: impl FnOnce() -> T) -> Option<T> {
-    let _asking = ASKING.lock().unwrap_or_else(PoisonError::into_inner);
+    let _none_begins = origins();
     (CAPTURES.load(Ordering::SeqCst) == 0).then(ask)
 }
 
@@ -323,11 +328,10 @@ pub(crate) fn destroy(stream: CUstream, call: impl FnOnce() -> CUresult) -> CUre
     if state::is_active() && stream as usize > CU_STREAM_PER_THREAD {
         retire(|entry| entry.key.raw == stream as usize);
     }
-    let captures = is_capturing(stream, Flavour::Legacy);
     let result = call();
-    if captures && result == CUDA_SUCCESS {
-        // Nobody can end this capture any more.
-        uncount_capture();
+    if result == CUDA_SUCCESS {
+        // Nobody can end a capture that began there any more.
+        uncount_capture(stream);
     }
     result
 }
@@ -377,32 +381,51 @@ pub(crate) fn synchronize_context(context: CUcontext, call: impl FnOnce() -> CUr
 }
 
 /// Around the beginning of a capture.
-pub(crate) fn begin_capture(call: impl FnOnce() -> CUresult) -> CUresult {
+pub(crate) fn begin_capture(
+    stream: CUstream,
+    flavour: Flavour,
+    call: impl FnOnce() -> CUresult,
+) -> CUresult {
+    let stream = stream::explicit(stream, flavour);
     // Counted before: the stream captures from inside the call on.
-    let asking = ASKING.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut origins = origins();
+    origins.push(stream as usize);
     CAPTURES.fetch_add(1, Ordering::SeqCst);
-    drop(asking);
+    drop(origins);
     let result = call();
     if result != CUDA_SUCCESS {
-        CAPTURES.fetch_sub(1, Ordering::SeqCst);
+        uncount_capture(stream);
     }
     result
 }
 
 /// Around the beginning of a capture into a graph of the program's own.
-pub(crate) fn begin_capture_to(graph: CUgraph, call: impl FnOnce() -> CUresult) -> CUresult {
+pub(crate) fn begin_capture_to(
+    graph: CUgraph,
+    stream: CUstream,
+    flavour: Flavour,
+    call: impl FnOnce() -> CUresult,
+) -> CUresult {
     graphs::begin_foreign(graph);
-    let result = begin_capture(call);
+    let result = begin_capture(stream, flavour, call);
     if result != CUDA_SUCCESS {
         graphs::end_foreign(graph);
     }
     result
 }
 
-/// Around the end of a capture, which ends it also when it fails.
-pub(crate) fn end_capture(graph: *mut CUgraph, call: impl FnOnce() -> CUresult) -> CUresult {
+/// Around the end of a capture. One that fails may have ended it, or not: from the wrong thread, or
+/// on a stream that only takes part in it.
+pub(crate) fn end_capture(
+    stream: CUstream,
+    flavour: Flavour,
+    graph: *mut CUgraph,
+    call: impl FnOnce() -> CUresult,
+) -> CUresult {
     let result = call();
-    uncount_capture();
+    if !is_capturing(stream, flavour) {
+        uncount_capture(stream::explicit(stream, flavour));
+    }
     if result == CUDA_SUCCESS && !graph.is_null() {
         // SAFETY: the driver has just written to the program's place.
         graphs::end_foreign(unsafe { *graph });
@@ -410,8 +433,11 @@ pub(crate) fn end_capture(graph: *mut CUgraph, call: impl FnOnce() -> CUresult) 
     result
 }
 
-fn uncount_capture() {
-    let _ = CAPTURES.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |count| {
-        count.checked_sub(1)
-    });
+/// A capture that began in this stream, if one did, is over.
+fn uncount_capture(stream: CUstream) {
+    let mut origins = origins();
+    if let Some(index) = origins.iter().position(|&own| own == stream as usize) {
+        origins.swap_remove(index);
+        CAPTURES.fetch_sub(1, Ordering::SeqCst);
+    }
 }

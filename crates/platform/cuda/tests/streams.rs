@@ -14,7 +14,11 @@ use common::{
 const BLOCKING: u32 = 0;
 /// Modes of a capture.
 const MODES: [u32; 3] = [0, 1, 2];
+const THREAD_LOCAL: u32 = 1;
 const RELAXED: u32 = 2;
+/// Results of the end of a capture.
+const ILLEGAL_STATE: i32 = 401;
+const WRONG_THREAD: i32 = 908;
 
 /// One command on the stream is held and released; gives the queue's slot.
 fn is_held_and_released(cuda: &Cuda, stream: Handle) -> u16 {
@@ -149,6 +153,42 @@ fn nothing_spoils_a_capture_of_a_busy_stream() {
                 assert_eq!(value(place), captured + 2);
             }
         }
+    });
+}
+
+#[test]
+fn an_end_that_ends_no_capture_changes_nothing() {
+    shimmed(&[LOCAL], |cuda| {
+        let context = cuda.start();
+        let (place, add) = (cuda.word(), cuda.function("add_u32"));
+        let values = [Address(place.as_ptr().addr()), Word(1)];
+        let (captured, other) = (cuda.stream(NON_BLOCKING), cuda.stream(NON_BLOCKING));
+        let gated = Gated::stream(cuda, captured);
+        let before = gated.block.state().submitted();
+        let failed_end = |stream: Handle| {
+            let mut graph = 0;
+            cu!(cuda, cuStreamEndCapture(stream => Handle, &mut graph => &mut Handle))
+        };
+        begin(cuda, captured, THREAD_LOCAL);
+        assert_eq!(failed_end(other), ILLEGAL_STATE, "no capture");
+        assert_eq!(cuda.launch(captured, add, &values), SUCCESS);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                ok!(cuda, cuCtxSetCurrent(context => Handle));
+                assert_eq!(failed_end(captured), WRONG_THREAD);
+            });
+        });
+        assert_eq!(cuda.launch(captured, add, &values), SUCCESS);
+        assert_eq!(gated.block.state().submitted(), before, "all is captured");
+        let executable = end(cuda, captured);
+        run(cuda, executable, captured);
+        assert_eq!(value(place), 2);
+        // None is left over: the agent asks again.
+        until("the agent looks", || {
+            assert_eq!(cuda.launch(captured, add, &values), SUCCESS);
+            the_agent_looks();
+            gated.is_idle()
+        });
     });
 }
 
