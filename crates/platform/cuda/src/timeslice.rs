@@ -140,7 +140,15 @@ pub(crate) fn refusal(device: CUdevice) -> Option<String> {
         return Some("no channel group of this process was seen".into());
     }
     // Setting what is set already shows whether it may be set.
-    own.find_map(|group| group.set(group.default_us).err())
+    let background = groups.background.iter().any(|own| own.device == device);
+    own.find_map(|group| {
+        let slice_us = if background {
+            BACKGROUND_US
+        } else {
+            group.default_us
+        };
+        group.set(slice_us).err()
+    })
 }
 
 /// What a stream's scheduler wants for it. The hardware slices channel groups, which all streams of

@@ -5,9 +5,9 @@ mod common;
 use std::{collections::BTreeSet, sync::mpsc, thread};
 
 use common::{
-    Gated, LEGACY, LOCAL, NON_BLOCKING, PER_THREAD, a_moment, level, observed, preloaded, shim,
-    shimmed, shimmed_saying,
-    support::{Cuda, Handle, NOT_READY, SUCCESS, Value::*},
+    Daemon, Gated, LEGACY, LOCAL, NON_BLOCKING, PER_THREAD, a_moment, level, observed, preloaded,
+    scene, shim, shimmed, shimmed_saying,
+    support::{self, Cuda, Handle, NOT_READY, Peer, SUCCESS, Value::*},
     text, until, value, write,
 };
 
@@ -95,6 +95,49 @@ fn threads_come_and_go_without_end() {
             });
         }
         assert_eq!(value(place), 1200);
+    });
+}
+
+/// A client that launches, and stays.
+fn urgent() {
+    let cuda = Cuda::load();
+    cuda.start();
+    let spin = cuda.function("spin_us");
+    assert_eq!(cuda.launch(LEGACY, spin, &[Word(1)]), SUCCESS);
+    cuda.synchronize(LEGACY);
+    println!("launched");
+    support::listen();
+}
+
+/// A client with a slice of the background that goes on making streams.
+fn background() {
+    const SLICE_NS: u64 = 50_000;
+    let cuda = Cuda::load();
+    cuda.start();
+    let spin = cuda.function("spin_us");
+    assert_eq!(cuda.launch(LEGACY, spin, &[Word(1)]), SUCCESS);
+    until("the slice is short", || cuda.account().2 == SLICE_NS);
+    // Its agent may be about to settle what the scheduler wants for the one before: not each time.
+    let kept = (0..50).filter(|_| {
+        until("the slice is short again", || cuda.account().2 == SLICE_NS);
+        let stream = cuda.stream(NON_BLOCKING);
+        assert_eq!(cuda.launch(stream, spin, &[Word(1)]), SUCCESS);
+        cuda.account().2 == SLICE_NS
+    });
+    assert!(kept.count() > 0, "each new stream has undone it");
+}
+
+#[test]
+fn a_new_stream_leaves_a_background_process_there() {
+    scene(&[("urgent", urgent), ("background", background)], || {
+        let daemon = Daemon::start();
+        let start = |part, priority| {
+            let priority = ("XSCHED_AUTO_XQUEUE_PRIORITY", priority);
+            Peer::start(part, &preloaded(&shim(), &[daemon.variable(), priority]))
+        };
+        let mut urgent = start("urgent", "5");
+        urgent.expect("launched");
+        assert!(start("background", "0").finish().success());
     });
 }
 
