@@ -49,16 +49,38 @@ pub(crate) fn record(
     flavour: Flavour,
     call: impl FnOnce() -> CUresult,
 ) -> CUresult {
-    let entry = streams::find(stream, flavour);
-    // Before the call: a command that is submitted meanwhile may stand behind the event.
-    let number = entry.map_or(0, |entry| entry.queue.slot().block.state().submitted());
+    // What it stood behind before, perhaps in another stream, it no longer does.
+    forget(event);
+    let point = streams::find(stream, flavour).and_then(|entry| {
+        // Before the call: a command that is submitted meanwhile may stand behind the event, and so
+        // may one that is on its way to the driver.
+        let block = entry.queue.slot().block;
+        let number = block.state().submitted();
+        (block.forwarded_count() == number).then_some((entry.key, entry.id, number))
+    });
     let result = call();
     if result == CUDA_SUCCESS
-        && let Some(entry) = entry
+        && let Some((key, id, number)) = point
     {
-        note(event, entry.key, entry.id, number);
+        note(event, key, id, number);
     }
     result
+}
+
+/// Around the end of an event, whose handle may be that of the next one.
+pub(crate) fn destroy(event: CUevent, call: impl FnOnce() -> CUresult) -> CUresult {
+    forget(event);
+    call()
+}
+
+fn forget(event: CUevent) {
+    let handle = event as usize;
+    for place in places(event) {
+        // Another thread may be writing there: then it is no longer this event's.
+        let _ = place
+            .event
+            .compare_exchange(handle, 0, Ordering::SeqCst, Ordering::Relaxed);
+    }
 }
 
 fn note(event: CUevent, key: Key, id: u64, number: u64) {

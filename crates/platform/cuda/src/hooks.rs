@@ -215,6 +215,7 @@ hooks! { WAITING;
     cuEventRecordWithFlags_ptsz / c"cuEventRecordWithFlags_ptsz" (event: CUevent, stream: CUstream, flags: u32) = |call| events::record(event, stream, PerThread, call);
     cuEventSynchronize / c"cuEventSynchronize" (event: CUevent) = |call| events::reached(event, call);
     cuEventQuery / c"cuEventQuery" (event: CUevent) = |call| events::reached(event, call);
+    cuEventDestroy_v2 / c"cuEventDestroy_v2" (event: CUevent) = |call| events::destroy(event, call);
 }
 
 hooks! { LIFE;

@@ -670,6 +670,27 @@ fn an_event_that_other_work_follows_proves_nothing() {
 }
 
 #[test]
+fn an_event_that_is_recorded_elsewhere_proves_nothing() {
+    shimmed(&[LOCAL], |cuda| {
+        cuda.start();
+        let (until, event) = (cuda.function("until_u32"), cuda.event());
+        let (gated, place) = (Gated::stream(cuda, cuda.stream(NON_BLOCKING)), cuda.word());
+        let unused = cuda.stream(NON_BLOCKING);
+        for round in 1..20 {
+            let values = [Address(place.as_ptr().addr()), Word(round)];
+            assert_eq!(cuda.launch(gated.stream, until, &values), SUCCESS);
+            assert_eq!(cuda.record(event, gated.stream), SUCCESS);
+            // A stream without work: the event is over at once.
+            assert_eq!(cuda.record(event, unused), SUCCESS);
+            ok!(cuda, cuEventSynchronize(event => Handle));
+            assert!(!gated.is_idle());
+            place.store(round, SeqCst);
+            cuda.synchronize(gated.stream);
+        }
+    });
+}
+
+#[test]
 fn what_the_application_does_not_wait_for_is_found_idle_by_the_agent() {
     shimmed(&[LOCAL], |cuda| {
         cuda.start();
