@@ -67,7 +67,8 @@ impl Function {
 
     #[cold]
     fn resolve(&self) -> Option<*mut c_void> {
-        let found = address(self.name);
+        // A program may ask a hook before it loads the driver: that says nothing about the driver.
+        let found = real_dlsym(library()?, self.name.as_ptr());
         let stored = if found.is_null() { MISSING } else { found };
         self.address.store(stored, Ordering::Relaxed);
         (!found.is_null()).then_some(found)

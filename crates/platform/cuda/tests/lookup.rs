@@ -10,8 +10,8 @@ use std::{
 };
 
 use common::{
-    LOCAL, compile, preloaded, scene, shim, shimmed,
-    support::{self, Cuda, driver_folder},
+    LOCAL, compile, observed, preloaded, scene, shim, shimmed,
+    support::{self, Cuda, SUCCESS, driver_folder},
     symbol_at, text,
 };
 
@@ -65,6 +65,9 @@ fn reachable() -> BTreeSet<String> {
     hooked.difference(&lacking).cloned().collect()
 }
 
+/// The answer of a hook without a driver.
+const NOT_FOUND: i32 = 500;
+
 /// Driver functions without a hook.
 const OTHERS: [&str; 5] = [
     "cuInit",
@@ -103,6 +106,24 @@ fn dlopen_and_dlsym_find_every_hook() {
             }
         }
     });
+}
+
+#[test]
+fn a_hook_that_is_called_before_the_driver_is_there_finds_it_later() {
+    let output = observed(&preloaded(&shim(), &[]), || {
+        // SAFETY: a C string; the shim exports this name.
+        let early = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"cuGetProcAddress_v2".as_ptr()) };
+        // SAFETY: the shim's own, of this type.
+        let early: GetProcAddressV2 = unsafe { std::mem::transmute(early) };
+        let (mut place, mut status) = (std::ptr::null_mut(), 0);
+        let mut ask = || early(c"cuInit".as_ptr(), &mut place, 12_000, 0, &mut status);
+        assert_eq!(ask(), NOT_FOUND);
+        Cuda::load().start();
+        assert_eq!(ask(), SUCCESS);
+    });
+    if let Some(output) = output {
+        assert!(output.status.success(), "{}", text(&output));
+    }
 }
 
 /// Versions of the API for which programs ask.
