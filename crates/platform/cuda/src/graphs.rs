@@ -225,7 +225,7 @@ fn take_gates_out(graph: CUgraph) -> bool {
     let mut found = false;
     // SAFETY: the graph that the program has passed to the call that failed.
     let nodes = list(|nodes, count| unsafe { driver::graph_get_nodes(graph, nodes, count) });
-    for node in nodes {
+    for node in nodes.unwrap_or_default() {
         match kind(node) {
             Some(CU_GRAPH_NODE_TYPE_GRAPH) => {
                 let mut child: CUgraph = ptr::null_mut();
@@ -234,8 +234,7 @@ fn take_gates_out(graph: CUgraph) -> bool {
                 found |= result == CUDA_SUCCESS && take_gates_out(child);
             }
             Some(CU_GRAPH_NODE_TYPE_BATCH_MEM_OP) if is_gate(node) => {
-                take_out(graph, node);
-                found = true;
+                found |= take_out(graph, node).is_some();
             }
             _ => {}
         }
@@ -276,11 +275,13 @@ fn is_gate(node: CUgraphNode) -> bool {
         })
 }
 
-fn take_out(graph: CUgraph, gate: CUgraphNode) {
+/// `None`: it stays, since the driver does not say what stands before or behind it (an edge may say
+/// more than these calls can give), and its neighbours would be no longer in order.
+fn take_out(graph: CUgraph, gate: CUgraphNode) -> Option<()> {
     // SAFETY: a node of this graph.
-    let before = list(|nodes, count| unsafe { driver::graph_node_before(gate, nodes, count) });
+    let before = list(|nodes, count| unsafe { driver::graph_node_before(gate, nodes, count) })?;
     // SAFETY: as above.
-    let after = list(|nodes, count| unsafe { driver::graph_node_after(gate, nodes, count) });
+    let after = list(|nodes, count| unsafe { driver::graph_node_after(gate, nodes, count) })?;
     for from in &before {
         for to in &after {
             // An error says that this edge exists already.
@@ -290,18 +291,19 @@ fn take_out(graph: CUgraph, gate: CUgraphNode) {
     }
     // SAFETY: a node that the shim itself has put there.
     unsafe { driver::graph_destroy_node(gate) };
+    Some(())
 }
 
-/// A list that the driver gives in two steps: how many, then which.
-fn list(ask: impl Fn(*mut CUgraphNode, *mut usize) -> CUresult) -> Vec<CUgraphNode> {
+/// A list that the driver gives in two steps: how many, then which. `None`: it refused.
+fn list(ask: impl Fn(*mut CUgraphNode, *mut usize) -> CUresult) -> Option<Vec<CUgraphNode>> {
     let mut count = 0;
     if ask(ptr::null_mut(), &mut count) != CUDA_SUCCESS {
-        return Vec::new();
+        return None;
     }
     let mut nodes = vec![ptr::null_mut(); count];
-    if count == 0 || ask(nodes.as_mut_ptr(), &mut count) != CUDA_SUCCESS {
-        return Vec::new();
+    if count != 0 && ask(nodes.as_mut_ptr(), &mut count) != CUDA_SUCCESS {
+        return None;
     }
     nodes.truncate(count);
-    nodes
+    Some(nodes)
 }

@@ -164,6 +164,25 @@ fn where_the_driver_refuses_gates_the_graph_goes_without() {
 }
 
 #[test]
+fn a_gate_whose_neighbours_are_not_told_stays() {
+    // As for edges that these calls cannot describe (CUDA_ERROR_LOSSY_QUERY).
+    let fail = ("STANDIN_FAIL", "cuGraphNodeGetDependencies:402");
+    shimmed(&[LOCAL, fail], |cuda| {
+        let (_, place) = start(cuda);
+        let graph = capture(cuda, place);
+        let mut executable = 0;
+        let refused = cu!(cuda, cuGraphInstantiateWithFlags(
+            &mut executable => &mut Handle, graph => Handle, DEVICE_LAUNCH => u64,
+        ));
+        assert_ne!(refused, SUCCESS);
+        assert_eq!(nodes(cuda, graph), COMMANDS + GATES, "as it was");
+        launch(cuda, instantiate(cuda, graph, 0), LEGACY);
+        cuda.synchronize(LEGACY);
+        assert_eq!(value(place), COMMANDS);
+    });
+}
+
+#[test]
 fn an_update_that_cannot_be_fails_as_without_the_shim() {
     shimmed(&[LOCAL], |cuda| {
         let (_, place) = start(cuda);
