@@ -113,7 +113,7 @@ pub(crate) fn reached(event: CUevent, call: impl FnOnce() -> CUresult) -> CUresu
     let point = lookup(event).and_then(|(key, id, number)| {
         let entry = streams::get(key).filter(|entry| entry.id == id)?;
         let point = entry.queue.begin_synchronize()?;
-        (point.number() == number).then_some((entry, point))
+        (point.number() == number).then(|| (entry.keep(), point))
     });
     let result = call();
     if result == CUDA_SUCCESS

@@ -11,7 +11,7 @@ use crate::{
     events, graphs,
     state::context_wide,
     streams::{
-        self,
+        self, Entry,
         Flavour::{self, Legacy, PerThread},
         Way,
     },
@@ -82,6 +82,7 @@ fn submit_and_wait(
     let Way::Scheduled(entry) = streams::way(stream, flavour) else {
         return call();
     };
+    let entry = entry.keep();
     let pass = entry.queue.admit();
     let number = pass.number();
     // Nobody else's command is on its way to the driver, so the call covers all before it.
@@ -99,7 +100,7 @@ fn submit_and_wait(
 
 /// A wait for, or a look at, everything that the stream has.
 fn synchronize(stream: CUstream, flavour: Flavour, call: impl FnOnce() -> CUresult) -> CUresult {
-    let Some(entry) = streams::find(stream, flavour) else {
+    let Some(entry) = streams::find(stream, flavour).map(Entry::keep) else {
         return call();
     };
     let point = entry.queue.begin_synchronize();

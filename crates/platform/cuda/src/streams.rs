@@ -2,9 +2,10 @@
 //!
 //! A table without locks for readers: open addressing over pointers to entries. Writers (a stream's
 //! first command, its end) hold a lock. An entry that was taken out is freed only after a pause in
-//! which every hook that may still look at it has returned.
+//! which every hook that may still look at it has returned, or says that it [keeps](Entry::keep) it.
 
 use std::{
+    ops::Deref,
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering},
@@ -49,6 +50,33 @@ pub(crate) struct Entry {
     pub(crate) context: usize,
     pub(crate) device: CUdevice,
     pub(crate) queue: XQueue<Stream>,
+    /// Hooks that keep the entry.
+    keepers: AtomicU32,
+}
+
+/// An entry that is not freed.
+pub(crate) struct Kept(&'static Entry);
+
+impl Entry {
+    /// For a hook that uses the entry after a wait in the driver, which may last longer than GRACE.
+    pub(crate) fn keep(&'static self) -> Kept {
+        self.keepers.fetch_add(1, Ordering::Relaxed);
+        Kept(self)
+    }
+}
+
+impl Deref for Kept {
+    type Target = Entry;
+
+    fn deref(&self) -> &Entry {
+        self.0
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.0.keepers.fetch_sub(1, Ordering::Release);
+    }
 }
 
 const PLACES: usize = 4096;
@@ -56,7 +84,7 @@ const PLACES: usize = 4096;
 static TABLE: [AtomicPtr<Entry>; PLACES] = [const { AtomicPtr::new(std::ptr::null_mut()) }; PLACES];
 /// Marks a place whose entry was taken out: probing goes on behind it.
 const GONE: *mut Entry = std::ptr::dangling_mut();
-/// How long a hook may still look at an entry that was taken out.
+/// How long a hook may still look at an entry that was taken out, without keeping it.
 const GRACE: Duration = Duration::from_secs(10);
 
 /// Streams that are being captured; while there are none, nobody asks.
@@ -144,8 +172,8 @@ pub(crate) fn get(key: Key) -> Option<&'static Entry> {
             return None;
         }
         if pointer != GONE {
-            // SAFETY: entries are published complete, never change, and are freed GRACE after
-            // they were taken out.
+            // SAFETY: entries are published complete, and are freed GRACE after they were taken
+            // out, if nobody keeps them.
             let entry = unsafe { &*pointer };
             if entry.key == key {
                 return Some(entry);
@@ -275,6 +303,7 @@ fn make(key: Key) -> Option<Entry> {
         context: context as usize,
         device,
         queue,
+        keepers: AtomicU32::new(0),
     })
 }
 
@@ -317,9 +346,9 @@ fn retire(matches: impl Fn(&Entry) -> bool) {
             }
         }
         writer.refused.retain(|key| key.raw <= CU_STREAM_PER_THREAD);
-        writer
-            .retired
-            .retain(|(since, _)| now.duration_since(*since) < GRACE);
+        writer.retired.retain(|(since, entry)| {
+            now.duration_since(*since) < GRACE || entry.keepers.load(Ordering::Acquire) > 0
+        });
     });
 }
 
@@ -369,7 +398,7 @@ pub(crate) fn synchronize_context(context: CUcontext, call: impl FnOnce() -> CUr
     };
     let points: Vec<_> = all()
         .filter(|entry| entry.context == context)
-        .filter_map(|entry| Some((entry, entry.queue.begin_synchronize()?)))
+        .filter_map(|entry| Some((entry.keep(), entry.queue.begin_synchronize()?)))
         .collect();
     let result = state::context_wide(call);
     if result == CUDA_SUCCESS {
