@@ -90,8 +90,8 @@ struct Group {
 struct Groups {
     known: Vec<Group>,
     wishes: Vec<Wish>,
-    /// Devices of streams that came since the last look.
-    unsettled: Vec<CUdevice>,
+    /// Devices of streams that came, and when.
+    unsettled: Vec<(CUdevice, Instant)>,
     /// Devices whose groups have the background slice.
     background: Vec<Background>,
 }
@@ -184,8 +184,9 @@ pub(crate) fn join(device: CUdevice) -> StreamId {
         device,
         share: Share::Normal,
     });
-    // Not settled here: its scheduler mostly wants for it what it wants for the others.
-    groups.unsettled.push(device);
+    // Not settled here: its scheduler will say in a moment what it wants for it, mostly the same as
+    // for the others.
+    groups.unsettled.push((device, Instant::now()));
     stream
 }
 
@@ -208,12 +209,16 @@ pub(crate) fn set_share(device: CUdevice, stream: StreamId, share: Share) -> Res
 
 /// Looks, now and then, whether the slice of a background device still stands, and should.
 pub(crate) fn tend(device: CUdevice) {
+    look(device, Instant::now());
+}
+
+fn look(device: CUdevice, now: Instant) {
     let mut groups = groups();
-    if let Some(index) = groups.unsettled.iter().position(|&own| own == device) {
+    let waited = |&(own, since): &(CUdevice, Instant)| own == device && since + FIRST_LOOK <= now;
+    if let Some(index) = groups.unsettled.iter().position(waited) {
         groups.unsettled.swap_remove(index);
         let _ = groups.settle(device);
     }
-    let now = Instant::now();
     let due = |background: &Background| background.device == device && background.look_at <= now;
     let Some(index) = groups.background.iter().position(due) else {
         return;
@@ -437,6 +442,26 @@ mod tests {
         check(&[(0, Background), (0, Normal)], Normal);
         check(&[(0, Background), (1, Normal), (0, Background)], Background);
         check(&[(1, Background)], Normal);
+    }
+
+    #[test]
+    fn a_new_stream_counts_once_its_scheduler_had_time_to_say_what_it_wants() {
+        const DEVICE: CUdevice = 7;
+        let is_background = || groups().background.iter().any(|own| own.device == DEVICE);
+        let first = join(DEVICE);
+        let now = Instant::now();
+        look(DEVICE, now + LAST_LOOK);
+        set_share(DEVICE, first, Share::Background).unwrap();
+        for wanted in [Share::Background, Share::Normal] {
+            let (now, stream) = (Instant::now(), join(DEVICE));
+            look(DEVICE, now);
+            assert!(is_background(), "nothing was said yet");
+            if wanted == Share::Background {
+                set_share(DEVICE, stream, wanted).unwrap();
+            }
+            look(DEVICE, now + LAST_LOOK);
+            assert_eq!(is_background(), wanted == Share::Background);
+        }
     }
 
     #[test]
