@@ -26,8 +26,8 @@ const GROUP: Duration = Duration::from_millis(2);
 /// From this on a group's gate is completed just in time.
 const LONG: Duration = Duration::from_millis(10);
 /// Commands in a group at most.
-const MOST: u32 = 64;
-/// A command is never taken for longer than this, or a pause of the program would be remembered.
+const MOST: u32 = 256;
+/// What a command is taken for at first, and at most.
 const LONGEST: Duration = Duration::from_millis(50);
 
 /// Gates `G` and marks `M` of one queue.
@@ -89,25 +89,26 @@ impl<G, M: Copy> Chain<G, M> {
             self.covered = mark.covers;
             over.push(mark.mark);
             self.outstanding.pop_front();
-            // From the moment on at which the device could begin with the first of these commands.
+            // The device worked on these commands at least since both marks were there, at most since
+            // the application could submit them.
             if let Some((placed_before, reached_before)) = self.last {
-                let took = now.duration_since(placed_before.max(reached_before));
-                self.observe(commands, took);
+                let at_least = now.saturating_duration_since(placed.max(reached_before));
+                let at_most = now.saturating_duration_since(placed_before.max(reached_before));
+                self.observe(commands, at_least, at_most);
             }
             self.last = Some((placed, now));
         }
         over
     }
 
-    fn observe(&mut self, commands: u64, took: Duration) {
-        let Ok(commands) = u32::try_from(commands) else {
+    /// A longer command is believed when the device was seen at it, a shorter one slowly.
+    fn observe(&mut self, commands: u64, at_least: Duration, at_most: Duration) {
+        let Some(commands) = u32::try_from(commands).ok().filter(|&count| count > 0) else {
             return;
         };
-        if commands == 0 {
-            return;
-        }
-        let one = (took / commands).min(LONGEST);
-        self.command = one.max(self.command / 2);
+        let (at_least, at_most) = (at_least / commands, at_most / commands);
+        let slowly = (self.command / 2).max(at_most.min(self.command));
+        self.command = slowly.max(at_least).min(LONGEST);
     }
 
     /// Commands between two gates.
@@ -244,20 +245,22 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_of_the_program_is_forgotten() {
+    fn a_pause_of_the_program_is_not_a_long_command() {
         let mut model = Model::new();
-        let mut groups = |count: u32, command: Duration| {
-            for _ in 0..count {
+        let short = Duration::from_micros(5);
+        let mut groups = |pause: Duration, command: Duration| {
+            for _ in 0..20 {
                 let mark = model.groups.len() as u32;
+                model.now += pause;
                 model.group();
                 model.run(mark, command);
             }
             model.chain.interval()
         };
-        let short = Duration::from_micros(10);
-        assert_eq!(groups(20, short), MOST);
-        assert_eq!(groups(1, Duration::from_secs(60)), 1);
-        assert_eq!(groups(15, short), MOST);
+        assert_eq!(groups(Duration::ZERO, short), MOST);
+        assert_eq!(groups(Duration::from_secs(1), short), MOST);
+        assert_eq!(groups(Duration::ZERO, Duration::from_millis(5)), 1);
+        assert_eq!(groups(Duration::ZERO, short), MOST);
     }
 
     #[test]
