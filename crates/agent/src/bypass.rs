@@ -56,11 +56,15 @@ struct Seen {
     usual: Duration,
 }
 
-/// One group, of all its queues.
+/// One group, of all its queues. A scheduler that was told so by others may make several of it, which
+/// shows in that some are open and some closed.
 #[derive(Clone, Copy, Debug, Default)]
 struct Group {
-    ready: bool,
-    closed: bool,
+    /// A queue with work is open.
+    runs: bool,
+    /// A queue with work is closed.
+    held: bool,
+    /// Of the queues that are open.
     progress: u64,
 }
 
@@ -74,12 +78,15 @@ impl Bypass {
         let mut groups: BTreeMap<GroupKey, Group> = BTreeMap::new();
         for sight in sights {
             let group = groups.entry(sight.group).or_default();
-            group.ready |= sight.ready;
-            group.closed |= sight.closed;
+            if sight.closed {
+                group.held |= sight.ready;
+                continue;
+            }
+            group.runs |= sight.ready;
             group.progress = group.progress.wrapping_add(sight.progress);
         }
         self.seen.retain(|key, _| groups.contains_key(key));
-        let is_held = groups.values().any(|group| group.ready && group.closed);
+        let is_held = groups.values().any(|group| group.held);
         let mut stuck = false;
         for (&key, group) in &groups {
             let fresh = Seen {
@@ -90,7 +97,7 @@ impl Bypass {
             };
             let seen = self.seen.entry(key).or_insert(fresh);
             let usual = seen.usual;
-            if !group.ready || group.closed {
+            if !group.runs {
                 *seen = Seen { usual, ..fresh };
             } else if seen.progress != group.progress {
                 let still = self
@@ -141,6 +148,14 @@ mod tests {
         let look: &[Sight] = &[sight(1, true, false, 7), sight(2, true, true, 3)];
         assert!(!after(&[look, look]), "one ms is nothing");
         assert!(after(&[look, look, look]));
+    }
+
+    #[test]
+    fn a_group_of_which_some_is_closed_is_several() {
+        let look: &[Sight] = &[sight(1, true, false, 7), sight(1, true, true, 3)];
+        assert!(after(&[look, look, look]));
+        let more_behind: &[Sight] = &[sight(1, true, false, 7), sight(1, true, true, 4)];
+        assert!(after(&[look, look, more_behind]), "that is no progress");
     }
 
     #[test]

@@ -6,8 +6,9 @@ mod common;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
 use common::{
-    Gated, LEGACY, LOCAL, NO_RUN, NON_BLOCKING, PER_THREAD, a_moment, set_priority, shimmed,
-    support::{Cuda, Handle, NOT_READY, SUCCESS, Value::*},
+    Daemon, Gated, LEGACY, LOCAL, NO_RUN, NON_BLOCKING, PER_THREAD, View, a_moment, preloaded,
+    scene, set_priority, shim, shimmed,
+    support::{self, Cuda, Handle, NOT_READY, Peer, SUCCESS, Value::*},
     until, value, write,
 };
 
@@ -134,6 +135,42 @@ fn a_stream_that_waits_for_a_held_one_gets_through() {
         cuda.synchronize(open.stream);
         assert_eq!((value(own), value(place)), (1, 1));
         until("closed again", || !held.block.is_open());
+    });
+}
+
+/// A client of a daemon whose first stream is held, and whose second then waits for it.
+fn waiting() {
+    let cuda = Cuda::load();
+    cuda.start();
+    let streams = [cuda.stream(NON_BLOCKING), cuda.stream(NON_BLOCKING)];
+    let (place, own, event) = (cuda.word(), cuda.word(), cuda.event());
+    for stream in streams {
+        write(&cuda, stream, place, 0);
+        cuda.synchronize(stream);
+    }
+    println!("ready");
+    support::listen();
+    let view = View::own().unwrap();
+    until("the gate is closed", || !view.first().is_open());
+    write(&cuda, streams[0], place, 1);
+    assert_eq!(cuda.record(event, streams[0]), SUCCESS);
+    ok!(cuda, cuStreamWaitEvent(streams[1] => Handle, event => Handle, 0 => u32));
+    write(&cuda, streams[1], own, 1);
+    cuda.synchronize(streams[1]);
+    assert_eq!((value(own), value(place)), (1, 1));
+}
+
+#[test]
+fn so_does_one_of_a_group_that_the_daemon_alone_has_parted() {
+    scene(&[("client", waiting)], || {
+        let daemon = Daemon::start();
+        let mut peer = Peer::start("client", &preloaded(&shim(), &[daemon.variable()]));
+        peer.expect("ready");
+        until("the daemon has both queues", || daemon.queues().len() == 2);
+        let queues = daemon.queues();
+        daemon.hint(queues.iter().min_by_key(|queue| queue.id).unwrap(), NO_RUN);
+        peer.say("go");
+        assert!(peer.finish().success());
     });
 }
 

@@ -303,6 +303,18 @@ impl Daemon {
         ("XSCHED_SOCKET", self.socket.to_str().unwrap())
     }
 
+    /// As `xsched hint` does.
+    pub(crate) fn hint(&self, queue: &Queue, priority: i32) {
+        let client = Client::connect(&self.socket).unwrap();
+        let request = api::HintRequest {
+            pid: None,
+            queue: Some(queue.id),
+            name: None,
+            hints: [("priority".to_owned(), priority.into())].into(),
+        };
+        let _: api::HintAnswer = client.post(api::path::HINTS, &request).unwrap();
+    }
+
     pub(crate) fn queues(&self) -> Vec<Queue> {
         let client = Client::connect(&self.socket).unwrap();
         client.get::<Queues>(api::path::QUEUES).unwrap().queues
