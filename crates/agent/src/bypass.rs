@@ -87,6 +87,8 @@ impl Bypass {
         }
         self.seen.retain(|key, _| groups.contains_key(key));
         let is_held = groups.values().any(|group| group.held);
+        // How long a group stood still before anything was closed does not count.
+        let begins = is_held && !self.stuck && self.free_since.is_some();
         let mut stuck = false;
         for (&key, group) in &groups {
             let fresh = Seen {
@@ -97,7 +99,7 @@ impl Bypass {
             };
             let seen = self.seen.entry(key).or_insert(fresh);
             let usual = seen.usual;
-            if !group.runs {
+            if !group.runs || begins {
                 *seen = Seen { usual, ..fresh };
             } else if seen.progress != group.progress {
                 let still = self
@@ -148,6 +150,15 @@ mod tests {
         let look: &[Sight] = &[sight(1, true, false, 7), sight(2, true, true, 3)];
         assert!(!after(&[look, look]), "one ms is nothing");
         assert!(after(&[look, look, look]));
+    }
+
+    #[test]
+    fn patience_begins_when_something_is_closed() {
+        let runs: &[Sight] = &[sight(1, true, false, 7), sight(2, true, false, 3)];
+        let look: &[Sight] = &[sight(1, true, false, 7), sight(2, true, true, 3)];
+        assert!(!after(&[runs, runs, runs, runs, look]));
+        assert!(!after(&[runs, runs, runs, runs, look, look]));
+        assert!(after(&[runs, runs, runs, runs, look, look, look]));
     }
 
     #[test]
