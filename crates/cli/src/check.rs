@@ -1,6 +1,7 @@
 //! The checks of `xsched doctor`, each done with the real thing.
 
 pub(crate) mod cuda;
+pub(crate) mod opencl;
 
 use std::{
     io,

@@ -1,7 +1,9 @@
-//! The hidden command `probe`: a program that computes on a CUDA device by the driver API, as any
-//! other does. `xsched doctor` starts it without and with the shim, and reads what it found.
+//! The hidden command `probe`: a program that computes on a CUDA device by the driver API, or on an
+//! OpenCL device (`opencl`), as any other does. `xsched doctor` starts it without and with the shim, and reads what it found.
 //!
 //! It prints one line of JSON and stays until its stdin ends, so that its queue can be looked at.
+
+mod opencl;
 
 use std::{
     ffi::{CStr, c_char, c_void},
@@ -16,9 +18,12 @@ use xsched_wire::env;
 
 use crate::failure;
 
-/// Use a CUDA device, and say how that went.
+/// Use a device, and say how that went.
 #[derive(clap::Args, Debug)]
 pub(crate) struct ProbeArgs {
+    /// An OpenCL device instead of a CUDA one.
+    #[arg(long)]
+    opencl: bool,
     /// Also wait until a scheduler has taken over.
     #[arg(long)]
     scheduled: bool,
@@ -68,6 +73,7 @@ type Handle = *mut c_void;
 pub(crate) fn run(args: &ProbeArgs) -> anyhow::Result<ExitCode> {
     let mut found = Found::default();
     // Handles stay as they are: the process ends soon.
+    let look = if args.opencl { opencl::look } else { look };
     found.failure = look(&mut found, args.scheduled).err();
     failure::print(&(serde_json::to_string(&found)? + "\n"))?;
     io::copy(&mut io::stdin(), &mut io::sink())?;
@@ -304,16 +310,20 @@ impl<'a> Product<'a> {
             self.driver.entry(c"cuMemcpyDtoH_v2")?;
         let copied = copy(found.as_mut_ptr(), self.places[0], BYTES);
         self.driver.checked("cuMemcpyDtoH", copied)?;
-        let rows = ROWS as usize;
-        let wrong = (0..COUNT).find(|index| {
-            let (row, column) = (index / rows, index % rows);
-            let terms = (0..rows)
-                .map(|k| self.left[row * rows + k].wrapping_mul(self.right[k * rows + column]));
-            found[*index] != terms.fold(0, u32::wrapping_add)
-        });
-        match wrong {
-            None => Ok(()),
-            Some(index) => Err(format!("the device's product is wrong at element {index}")),
-        }
+        compare(&found, &self.left, &self.right)
+    }
+}
+
+/// Compares a product with the host's.
+fn compare(found: &[u32], left: &[u32], right: &[u32]) -> Result<(), String> {
+    let rows = ROWS as usize;
+    let wrong = (0..COUNT).find(|index| {
+        let (row, column) = (index / rows, index % rows);
+        let terms = (0..rows).map(|k| left[row * rows + k].wrapping_mul(right[k * rows + column]));
+        found[*index] != terms.fold(0, u32::wrapping_add)
+    });
+    match wrong {
+        None => Ok(()),
+        Some(index) => Err(format!("the device's product is wrong at element {index}")),
     }
 }

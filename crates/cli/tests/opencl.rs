@@ -125,6 +125,37 @@ fn installed(folder: &Path) -> PathBuf {
 }
 
 #[test]
+fn doctor_tries_opencl_without_and_with_the_shim() {
+    let folder = tempfile::tempdir().unwrap();
+    let xsched = installed(folder.path());
+    let doctor = |environment: &[(&str, &str)]| {
+        let mut command = clean(&xsched);
+        command
+            .args(["doctor", "--platform", "opencl"])
+            .env("XDG_RUNTIME_DIR", folder.path())
+            .envs(environment.iter().copied());
+        let output = command.output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        (output.status.code(), text)
+    };
+    let (code, text) = doctor(&[]);
+    assert_eq!(code, Some(0), "{text}");
+    for name in ["loader", "device", "matmul", "shim", "preload"] {
+        assert!(
+            text.contains(&format!("PASSED  {name}: ")),
+            "{name}: {text}"
+        );
+    }
+    assert!(text.contains("level: "), "{text}");
+
+    let nothing = folder.path().join("nothing").display().to_string();
+    let (code, text) = doctor(&[("OCL_ICD_VENDORS", &nothing)]);
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("FAILED  device: "), "{text}");
+    assert!(text.contains("pocl-opencl-icd"), "{text}");
+}
+
+#[test]
 fn opencl_programs_run_by_priority_and_outlive_their_daemon() {
     let mut bare = Running::start(python());
     bare.batches(1);

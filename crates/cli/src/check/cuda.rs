@@ -118,7 +118,7 @@ fn unscheduled(checks: &mut Vec<Check>, facts: &mut Facts) -> bool {
     step.is_none()
 }
 
-fn equal(rows: u32) -> String {
+pub(super) fn equal(rows: u32) -> String {
     format!("{rows} × {rows} on the device, equal to the host's")
 }
 
@@ -152,16 +152,28 @@ fn driver(found: &Found, error: &str) -> Check {
 
 /// The shim's file.
 fn installed(checks: &mut Vec<Check>, facts: &mut Facts) -> Option<PathBuf> {
+    let (path, bytes) = shim_file(checks, SHIM, "xsched-cuda")?;
+    facts.shim = Some(path.clone());
+    facts.shim_bytes = bytes;
+    Some(path)
+}
+
+/// The file of a shim, and bytes of it, where programs can preload it.
+pub(super) fn shim_file(
+    checks: &mut Vec<Check>,
+    library: &str,
+    package: &str,
+) -> Option<(PathBuf, Option<u64>)> {
     const NAME: &str = "shim";
     let executable = std::env::current_exe().ok()?;
     let paths = shim::installed(&executable);
-    let is_ours = |path: &&PathBuf| path.file_name().is_some_and(|name| name == SHIM);
+    let is_ours = |path: &&PathBuf| path.file_name().is_some_and(|name| name == library);
     let Some(path) = paths.iter().find(is_ours) else {
         let beside = executable.parent().unwrap_or(Path::new("/")).display();
         checks.push(Check::failed(
             NAME,
-            format!("{SHIM} is neither in {beside}/../lib nor in {beside}"),
-            "build it with `cargo build --release -p xsched-cuda`",
+            format!("{library} is neither in {beside}/../lib nor in {beside}"),
+            format!("build it with `cargo build --release -p {package}`"),
         ));
         return None;
     };
@@ -177,14 +189,13 @@ fn installed(checks: &mut Vec<Check>, facts: &mut Facts) -> Option<PathBuf> {
         return None;
     }
     let bytes = path.metadata().map(|metadata| metadata.len());
-    facts.shim = Some(path.clone());
-    facts.shim_bytes = bytes.as_ref().ok().copied();
+    let bytes = bytes.ok();
     let size = bytes.unwrap_or(0) as f64 / f64::from(1 << 20);
     checks.push(Check::passed(
         NAME,
         format!("{}, {size:.1} MiB", path.display()),
     ));
-    Some(path.clone())
+    Some((path.clone(), bytes))
 }
 
 /// The same product with the shim, under a daemon of its own, and what that daemon is told.
@@ -309,7 +320,7 @@ sys.exit(0 if wrong == 0 else 1)
 }
 
 /// A daemon of the doctor's own, in a temporary directory; ends when dropped.
-struct Scheduler {
+pub(super) struct Scheduler {
     socket: PathBuf,
     stop: Option<UnixStream>,
     thread: Option<JoinHandle<()>>,
@@ -317,7 +328,7 @@ struct Scheduler {
 }
 
 impl Scheduler {
-    fn start() -> anyhow::Result<Scheduler> {
+    pub(super) fn start() -> anyhow::Result<Scheduler> {
         let folder = tempfile::tempdir().context("cannot make a directory")?;
         let socket = folder.path().join("xsched.sock");
         let daemon = Daemon::bind(ServeOptions {
@@ -347,7 +358,7 @@ impl Scheduler {
     }
 
     /// The queue of a program.
-    fn queue_of(&self, pid: u32) -> Option<Queue> {
+    pub(super) fn queue_of(&self, pid: u32) -> Option<Queue> {
         let queues: Queues = Client::connect(&self.socket)
             .ok()?
             .get(api::path::QUEUES)
@@ -370,14 +381,14 @@ fn clean(command: &mut Command) {
     command.env_remove(shim::LD_PRELOAD);
     for variable in env::ALL
         .iter()
-        .filter(|variable| variable.name != env::CUDA_LIB.name)
+        .filter(|variable| ![env::CUDA_LIB.name, env::OPENCL_LIB.name].contains(&variable.name))
     {
         command.env_remove(variable.name);
     }
 }
 
 /// A child that is killed if it is dropped.
-struct Guarded(Child);
+pub(super) struct Guarded(Child);
 
 impl Drop for Guarded {
     fn drop(&mut self) {
@@ -387,7 +398,7 @@ impl Drop for Guarded {
 }
 
 impl Guarded {
-    fn id(&self) -> u32 {
+    pub(super) fn id(&self) -> u32 {
         self.0.id()
     }
 
@@ -426,15 +437,23 @@ impl Guarded {
 }
 
 /// A run of `xsched probe`.
-struct Probe {
-    child: Guarded,
+pub(super) struct Probe {
+    pub(super) child: Guarded,
 }
 
 impl Probe {
     /// Without the shim, or with it under a scheduler.
     fn start(scheduled: Option<(&Scheduler, &Path)>) -> anyhow::Result<Probe> {
+        Probe::start_with(&[], scheduled)
+    }
+
+    /// The same with more arguments.
+    pub(super) fn start_with(
+        arguments: &[&str],
+        scheduled: Option<(&Scheduler, &Path)>,
+    ) -> anyhow::Result<Probe> {
         let mut command = Command::new(std::env::current_exe()?);
-        command.arg("probe");
+        command.arg("probe").args(arguments);
         match scheduled {
             None => clean(&mut command),
             Some((scheduler, shim)) => {
@@ -453,7 +472,7 @@ impl Probe {
     }
 
     /// What it found. It lives on until it is dropped.
-    fn read(&mut self) -> anyhow::Result<Found> {
+    pub(super) fn read(&mut self) -> anyhow::Result<Found> {
         let output = self.child.0.stdout.take().context("no pipe")?;
         let (sender, line) = mpsc::channel();
         std::thread::spawn(move || {

@@ -11,7 +11,7 @@ use anyhow::Context;
 use serde::Serialize;
 
 use crate::{
-    check::{self, Check, Verdict, cuda},
+    check::{self, Check, Verdict, cuda, opencl},
     failure::{self, BadInput},
     shim,
 };
@@ -39,6 +39,8 @@ enum Platform {
     Cpu,
     /// NVIDIA's GPUs.
     Cuda,
+    /// Whatever OpenCL drives.
+    Opencl,
 }
 
 /// What the JSON file holds.
@@ -90,6 +92,7 @@ pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
             checks.extend(found);
             cuda = Some(facts);
         }
+        Platform::Opencl => checks.extend(opencl::all()),
     }
     checks.extend(check::daemon());
     let report = Report {

@@ -28,7 +28,7 @@ pub(crate) enum Command {
     /// One workload of a benchmark, as its harness starts it.
     #[command(hide = true)]
     Worker(xsched_bench::worker::WorkerArgs),
-    /// A program that uses a CUDA device, as `doctor` starts it.
+    /// A program that uses a device, as `doctor` starts it.
     #[command(hide = true)]
     Probe(crate::probe::ProbeArgs),
 }
