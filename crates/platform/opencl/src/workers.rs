@@ -112,9 +112,16 @@ impl Wanted {
 
 /// Where native kernels wait for each other.
 struct Meeting {
-    threads: Mutex<Vec<Pid>>,
+    present: Mutex<Present>,
     arrived: Condvar,
     expected: usize,
+}
+
+#[derive(Clone, Default)]
+struct Present {
+    threads: Vec<Pid>,
+    /// Somebody has waited in vain: nobody else does.
+    is_over: bool,
 }
 
 /// The body of a native kernel: notes its thread, and waits for the others.
@@ -123,14 +130,17 @@ unsafe extern "C" fn attend(arguments: *mut usize) {
     let meeting = unsafe { *arguments } as *const Meeting;
     // SAFETY: a count of its own, given away by `meet` for exactly this call.
     let meeting = unsafe { Arc::from_raw(meeting) };
-    let lock = meeting.threads.lock();
-    let mut threads = lock.unwrap_or_else(PoisonError::into_inner);
-    threads.push(rustix::thread::gettid());
+    let lock = meeting.present.lock();
+    let mut present = lock.unwrap_or_else(PoisonError::into_inner);
+    present.threads.push(rustix::thread::gettid());
     meeting.arrived.notify_all();
-    let missing = |threads: &mut Vec<Pid>| threads.len() < meeting.expected;
-    let _all = meeting
+    let missing =
+        |present: &mut Present| present.threads.len() < meeting.expected && !present.is_over;
+    let waited = meeting
         .arrived
-        .wait_timeout_while(threads, PATIENCE, missing);
+        .wait_timeout_while(present, PATIENCE, missing);
+    let (mut present, _) = waited.unwrap_or_else(PoisonError::into_inner);
+    present.is_over = true;
 }
 
 /// The threads that execute a device's commands.
@@ -149,7 +159,7 @@ fn meet(context: Opaque, device: Opaque) -> Result<Vec<Pid>, String> {
         return Err("the driver has no out-of-order queues, which would show its threads".into());
     }
     let meeting = Arc::new(Meeting {
-        threads: Mutex::default(),
+        present: Mutex::default(),
         arrived: Condvar::new(),
         expected: units,
     });
@@ -186,8 +196,9 @@ fn meet(context: Opaque, device: Opaque) -> Result<Vec<Pid>, String> {
             "a native kernel failed (errors {result}, {finished})"
         ));
     }
-    let lock = meeting.threads.lock();
-    let mut threads = lock.unwrap_or_else(PoisonError::into_inner).clone();
+    let lock = meeting.present.lock();
+    let present = lock.unwrap_or_else(PoisonError::into_inner).clone();
+    let mut threads = present.threads;
     threads.sort_unstable_by_key(|thread| thread.as_raw_nonzero());
     threads.dedup();
     if threads.len() != units || threads.contains(&rustix::thread::gettid()) {
