@@ -9,8 +9,10 @@ use anyhow::{Result, bail};
 
 /// A program, and the Debian package that has it.
 const PROGRAMS: &[(&str, &str)] = &[("cc", "gcc"), ("python3", "python3")];
-/// A file, and the Debian package that has it: an OpenCL to test with, and programs that use it.
+/// A file, and the Debian package that has it: an OpenCL to test with, and programs that use it; an X server without a
+/// screen.
 const FILES: &[(&str, &str)] = &[
+    ("/usr/bin/Xvfb", "xvfb"),
     ("/etc/OpenCL/vendors/pocl.icd", "pocl-opencl-icd"),
     ("/usr/include/CL/cl.h", "ocl-icd-opencl-dev"),
     ("/usr/bin/clinfo", "clinfo"),

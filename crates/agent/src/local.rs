@@ -237,6 +237,7 @@ impl Local<'_> {
                 if let Some(managed) = self.shared.managed(slot) {
                     managed.apply_share(match share {
                         HwShare::Background => Share::Background,
+                        HwShare::Slice(micros) => Share::Slice(micros),
                         _ => Share::Normal,
                     });
                 }

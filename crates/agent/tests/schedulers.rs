@@ -152,3 +152,58 @@ fn slots_come_back() {
     }
     queue(&agent, 0);
 }
+
+#[test]
+fn sixteen_threads_with_priorities_of_their_own() {
+    const THREADS: i32 = 16;
+    const COMMANDS: usize = 8;
+    let agent = agent(Scheduler::Local(None));
+    let queues: Vec<_> = (0..THREADS)
+        .map(|priority| queue(&agent, priority))
+        .collect();
+    until("the scheduler is in charge", || {
+        queues.iter().all(|queue| !queue.slot().block.is_bypassed())
+    });
+    let (release, held) = mpsc::channel::<()>();
+    let (top, others) = queues.split_last().unwrap();
+    top.launch(Box::new(move || {
+        held.recv().map_err(|error| error.to_string())
+    }))
+    .unwrap();
+    until("the top one holds all others", || {
+        others.iter().all(|queue| !queue.slot().block.is_open())
+    });
+    let order = std::sync::Mutex::new(Vec::new());
+    let order: &'static _ = Box::leak(Box::new(order));
+    std::thread::scope(|scope| {
+        for (priority, queue) in others.iter().enumerate() {
+            scope.spawn(move || {
+                for _ in 0..COMMANDS {
+                    queue
+                        .launch(Box::new(move || {
+                            order.lock().unwrap().push(priority);
+                            Ok(())
+                        }))
+                        .unwrap();
+                }
+                queue.synchronize().unwrap();
+            });
+        }
+        until("all threads wait", || {
+            others
+                .iter()
+                .all(|queue| queue.slot().block.state().is_ready())
+        });
+        release.send(()).unwrap();
+    });
+    let order = order.lock().unwrap();
+    assert_eq!(order.len(), COMMANDS * others.len());
+    // Each thread's last command, in order. A piece of the starvation guard, one in 20 ms, may come in between.
+    let mut last = vec![0; others.len()];
+    order
+        .iter()
+        .enumerate()
+        .for_each(|(place, &priority)| last[priority] = place);
+    let out_of_order = last.windows(2).filter(|pair| pair[0] < pair[1]).count();
+    assert!(out_of_order <= 3, "{order:?}");
+}

@@ -459,7 +459,8 @@ impl Engine {
                 }
                 let device = devices.entry(group.device).or_default();
                 device.0 += 1;
-                if group.view.own == apart {
+                // What it states is replaced, unless it stays behind for other queues.
+                if group.view.own == apart || group.queues.len() == 1 {
                     device.1 += stated(group);
                 }
             }

@@ -111,7 +111,8 @@ impl Host {
                 let served = self.served(queue, end) - self.served(queue, start);
                 assert!(
                     served as f64 >= promise * WINDOW as f64,
-                    "queue {queue} got {} ms of {} from {} ms on",
+                    "{}: queue {queue} got {} ms of {} from {} ms on",
+                    self.engine.policy_name(),
                     served as f64 / MS as f64,
                     promise * WINDOW as f64 / MS as f64,
                     start as f64 / MS as f64
@@ -247,4 +248,10 @@ fn a_piece_that_is_cut_short_goes_on() {
     for name in policy::names() {
         play(name, &[(17_241, 202)], &[0, 0, 0, 0, 1845, 1845, 0], 23_296).check_shares();
     }
+}
+
+#[test]
+fn short_gaps_do_not_chop_pieces() {
+    // If mlfq ran the other in each of the urgent one's gaps, its pieces would end there.
+    play("mlfq", &[(1_530, 50)], &[0], 7).check_shares();
 }

@@ -30,7 +30,7 @@ pub(crate) enum Refusal {
     NotForPolicy(String),
     /// There is no room for it.
     #[error("{0}")]
-    DoesNotFit(EventError),
+    DoesNotFit(String),
 }
 
 /// Whom a hint is for.
@@ -121,9 +121,7 @@ impl Host {
         for hint in hints.iter() {
             actor.may_give(hint)?;
             self.heeded(hint)?;
-            self.engine
-                .check(&whose, hint)
-                .map_err(Refusal::DoesNotFit)?;
+            self.fits(&whose, hint)?;
         }
         let mut pids = Vec::new();
         for (session, target) in targets {
@@ -138,6 +136,27 @@ impl Host {
             info!(uid = actor.uid, ?whom, hint = hint.kind().name(), value = %hint, "hint");
         }
         Ok(pids)
+    }
+
+    /// Whether there is room for a hint.
+    fn fits(&self, whose: &[Target], hint: Hint) -> Result<(), Refusal> {
+        self.engine.check(whose, hint).map_err(|error| {
+            let EventError::OverCommitted {
+                device,
+                wanted,
+                left,
+            } = error
+            else {
+                return Refusal::NotFound(error.to_string());
+            };
+            let clients = self.sessions.values().filter_map(|s| s.client.as_ref());
+            let mut queues = clients.flat_map(|client| client.queues());
+            let name = queues.find(|(_, queue, _)| queue.device == device);
+            let name = name.map_or_else(|| device.to_string(), |(_, q, _)| q.device_name.to_string());
+            Refusal::DoesNotFit(format!(
+                "utilization {wanted} does not fit on {name}: use {left} percent at most, or lower others' first"
+            ))
+        })
     }
 
     /// Whether the policy in force heeds a hint. All heed "do not run", and its end.

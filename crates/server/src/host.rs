@@ -546,6 +546,7 @@ impl Host {
                 Action::Share { share, .. } => {
                     let share = match share {
                         HwShare::Background => Share::Background,
+                        HwShare::Slice(micros) => Share::Slice(micros),
                         _ => Share::Normal,
                     };
                     let message = FromScheduler::Share { slot, share };

@@ -35,6 +35,8 @@ pub enum Share {
     Normal,
     /// Gives way to `Normal` ones.
     Background,
+    /// In turn with the others, for so many µs at a time, 500 at least.
+    Slice(u32),
 }
 
 /// What an agent tells about a new queue.

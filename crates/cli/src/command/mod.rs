@@ -5,12 +5,14 @@ use std::{process::ExitCode, time::Duration};
 use anyhow::Context;
 use tracing_subscriber::filter::LevelFilter;
 
+mod active_window;
 mod doctor;
 mod hint;
 mod list;
 mod policy;
 mod run;
 mod serve;
+mod sim;
 
 use crate::shim;
 
@@ -22,6 +24,8 @@ pub(crate) enum Command {
     List(list::ListArgs),
     Hint(hint::HintArgs),
     Policy(policy::PolicyArgs),
+    ActiveWindow(active_window::ActiveWindowArgs),
+    Sim(sim::SimArgs),
     Doctor(doctor::DoctorArgs),
     /// Measure: the dual-model experiment and others
     Bench(xsched_bench::BenchArgs),
@@ -50,6 +54,8 @@ impl Command {
             Command::List(args) => list::run(&args),
             Command::Hint(args) => hint::run(&args),
             Command::Policy(args) => policy::run(&args),
+            Command::ActiveWindow(args) => active_window::run(&args),
+            Command::Sim(args) => sim::run(&args),
             Command::Doctor(args) => doctor::run(&args),
             Command::Bench(args) => {
                 let mut context = xsched_bench::Context::current(env!("CARGO_PKG_VERSION"))

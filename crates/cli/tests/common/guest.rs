@@ -16,6 +16,8 @@
 //!
 //! The queue is made by the first line that needs it. At the end of its stdin a program ends.
 
+#![allow(dead_code, reason = "each test file uses its part")]
+
 use std::{
     io::{BufRead, BufReader, Write, stdin, stdout},
     os::unix::process::CommandExt,
@@ -65,6 +67,17 @@ pub(crate) struct Counts {
 impl Guest {
     /// Starts one that will register with this daemon.
     pub(crate) fn start(daemon: &Daemon, name: &str, priority: i32, level: Level) -> Guest {
+        Guest::start_with(daemon, name, priority, level, &[])
+    }
+
+    /// The same with more in its environment.
+    pub(crate) fn start_with(
+        daemon: &Daemon,
+        name: &str,
+        priority: i32,
+        level: Level,
+        variables: &[(&str, &str)],
+    ) -> Guest {
         let mut command = clean(std::env::current_exe().unwrap());
         command
             .args(["--exact", ROLE, "--nocapture"])
@@ -73,6 +86,7 @@ impl Guest {
             .env(env::NAME.name, name)
             .env(env::PRIORITY.name, priority.to_string())
             .env(env::LEVEL.name, level.to_string())
+            .envs(variables.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(daemon.program_log());

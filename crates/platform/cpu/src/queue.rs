@@ -159,7 +159,8 @@ impl HwQueue for CpuQueue {
             .map_err(|why| HwError::Unsupported(why.clone()))?;
         for &worker in &self.workers {
             let result = match share {
-                Share::Normal => class::set_normal(worker, *normal),
+                // The scheduling class has no slices: gates divide the CPU.
+                Share::Normal | Share::Slice(_) => class::set_normal(worker, *normal),
                 Share::Background => class::set_idle(worker),
             };
             result.map_err(|error| {

@@ -37,6 +37,8 @@ const ENGINE_COMPUTE: u32 = 1;
 /// The slice of a background process. Shorter ones gain 2 % more for the others, but from 10 µs
 /// down two busy background processes spend every slice on the switch and starve for good.
 const BACKGROUND_US: u64 = 50;
+/// The least slice of programs that divide a device by their slices: shorter ones go into the switches.
+const SHORTEST_SHARED_US: u64 = 500;
 /// What the driver sets when it was not seen to set anything.
 const DEFAULT_US: u64 = 2048;
 
@@ -92,14 +94,15 @@ struct Groups {
     wishes: Vec<Wish>,
     /// Devices of streams that came, and when.
     unsettled: Vec<(CUdevice, Instant)>,
-    /// Devices whose groups have the background slice.
-    background: Vec<Background>,
+    /// Devices whose groups have another slice than the driver's.
+    changed: Vec<Changed>,
 }
 
 /// The driver puts its own slice back while a context is young, in a way that no `ioctl` shows, so
 /// what was set is looked at again: soon, then less and less often.
-struct Background {
+struct Changed {
     device: CUdevice,
+    slice_us: u64,
     look_at: Instant,
     pause: Duration,
 }
@@ -112,7 +115,7 @@ static GROUPS: Mutex<Groups> = Mutex::new(Groups {
     known: Vec::new(),
     wishes: Vec::new(),
     unsettled: Vec::new(),
-    background: Vec::new(),
+    changed: Vec::new(),
 });
 
 fn groups() -> MutexGuard<'static, Groups> {
@@ -140,13 +143,9 @@ pub(crate) fn refusal(device: CUdevice) -> Option<String> {
         return Some("no channel group of this process was seen".into());
     }
     // Setting what is set already shows whether it may be set.
-    let background = groups.background.iter().any(|own| own.device == device);
+    let changed = groups.changed.iter().find(|own| own.device == device);
     own.find_map(|group| {
-        let slice_us = if background {
-            BACKGROUND_US
-        } else {
-            group.default_us
-        };
+        let slice_us = changed.map_or(group.default_us, |changed| changed.slice_us);
         group.set(slice_us).err()
     })
 }
@@ -162,16 +161,19 @@ struct Wish {
 /// Names a stream among all that the process ever had.
 pub(crate) type StreamId = u64;
 
-/// What a device gets by the wishes for its streams.
-fn agreed(wishes: &[Wish], device: CUdevice) -> Share {
-    let mut own = wishes
-        .iter()
-        .filter(|wish| wish.device == device)
-        .peekable();
-    if own.peek().is_some() && own.all(|wish| wish.share == Share::Background) {
-        return Share::Background;
+/// What a device gets by the wishes for its streams: the slice, µs, or none for the driver's own. If all are slices, the
+/// longest; what else they do not agree on is normal.
+fn agreed(wishes: &[Wish], device: CUdevice) -> Option<u64> {
+    let own = || wishes.iter().filter(|wish| wish.device == device);
+    if own().next().is_some() && own().all(|wish| wish.share == Share::Background) {
+        return Some(BACKGROUND_US);
     }
-    Share::Normal
+    let slice = |wish: &Wish| match wish.share {
+        Share::Slice(micros) => Some(u64::from(micros).max(SHORTEST_SHARED_US)),
+        _ => None,
+    };
+    let slices: Option<Vec<u64>> = own().map(slice).collect();
+    slices?.into_iter().max()
 }
 
 /// A stream comes; it counts as a normal one.
@@ -207,7 +209,7 @@ pub(crate) fn set_share(device: CUdevice, stream: StreamId, share: Share) -> Res
     groups.settle(device)
 }
 
-/// Looks, now and then, whether the slice of a background device still stands, and should.
+/// Looks, now and then, whether the slice that was set on a device still stands, and should.
 pub(crate) fn tend(device: CUdevice) {
     look(device, Instant::now());
 }
@@ -219,19 +221,21 @@ fn look(device: CUdevice, now: Instant) {
         groups.unsettled.swap_remove(index);
         let _ = groups.settle(device);
     }
-    let due = |background: &Background| background.device == device && background.look_at <= now;
-    let Some(index) = groups.background.iter().position(due) else {
+    let due = |changed: &Changed| changed.device == device && changed.look_at <= now;
+    let Some(index) = groups.changed.iter().position(due) else {
         return;
     };
-    let mut pause = (groups.background[index].pause * 2).min(LAST_LOOK);
+    let slice_us = groups.changed[index].slice_us;
+    let mut pause = (groups.changed[index].pause * 2).min(LAST_LOOK);
     for group in groups.of(device) {
-        if group.get() != Ok(BACKGROUND_US) {
+        if group.get() != Ok(slice_us) {
             pause = FIRST_LOOK;
-            let _ = group.set(BACKGROUND_US);
+            let _ = group.set(slice_us);
         }
     }
-    groups.background[index] = Background {
+    groups.changed[index] = Changed {
         device,
+        slice_us,
         look_at: now + pause,
         pause,
     };
@@ -240,27 +244,26 @@ fn look(device: CUdevice, now: Instant) {
 impl Groups {
     /// Gives a device what its streams agree on.
     fn settle(&mut self, device: CUdevice) -> Result<(), String> {
+        let wanted = agreed(&self.wishes, device);
         let known = self
-            .background
+            .changed
             .iter()
-            .position(|background| background.device == device);
-        match (agreed(&self.wishes, device), known) {
-            (Share::Background, Some(_)) | (Share::Normal, None) => {}
-            (Share::Background, None) => {
-                self.of(device)
-                    .try_for_each(|group| group.set(BACKGROUND_US))?;
-                self.background.push(Background {
-                    device,
-                    look_at: Instant::now() + FIRST_LOOK,
-                    pause: FIRST_LOOK,
-                });
-            }
-            (Share::Normal, Some(index)) => {
-                self.background.remove(index);
-                self.of(device)
-                    .try_for_each(|group| group.set(group.default_us))?;
-            }
+            .position(|changed| changed.device == device);
+        if wanted == known.map(|index| self.changed[index].slice_us) {
+            return Ok(());
         }
+        for group in self.of(device) {
+            group.set(wanted.unwrap_or(group.default_us))?;
+        }
+        if let Some(index) = known {
+            self.changed.remove(index);
+        }
+        self.changed.extend(wanted.map(|slice_us| Changed {
+            device,
+            slice_us,
+            look_at: Instant::now() + FIRST_LOOK,
+            pause: FIRST_LOOK,
+        }));
         Ok(())
     }
 
@@ -384,17 +387,17 @@ fn observe(fd: c_int, number: c_ulong, argument: *mut c_void) {
 /// The driver itself has set a slice: that is the group's default, and ours goes on top.
 fn driver_set(client: u32, object: u32, slice_us: u64) {
     let mut groups = groups();
-    let background: Vec<_> = groups.background.iter().map(|b| b.device).collect();
+    let Groups { known, changed, .. } = &mut *groups;
     let own = |group: &&mut Group| group.client == client && group.object == object;
-    let Some(group) = groups.known.iter_mut().find(own) else {
+    let Some(group) = known.iter_mut().find(own) else {
         return;
     };
     group.default_us = slice_us;
-    if group
-        .device
-        .is_some_and(|device| background.contains(&device))
-    {
-        let _ = group.set(BACKGROUND_US);
+    let ours = changed
+        .iter()
+        .find(|changed| group.device == Some(changed.device));
+    if let Some(ours) = ours {
+        let _ = group.set(ours.slice_us);
     }
 }
 
@@ -426,9 +429,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_device_is_in_the_background_when_all_its_streams_are() {
-        use Share::{Background, Normal};
-        let check = |wishes: &[(CUdevice, Share)], expect| {
+    fn a_device_gets_what_all_its_streams_agree_on() {
+        use Share::{Background, Normal, Slice};
+        let check = |wishes: &[(CUdevice, Share)], expect: Option<u64>| {
             let wish = |(index, &(device, share)): (usize, &(CUdevice, Share))| Wish {
                 stream: index as StreamId,
                 device,
@@ -437,17 +440,23 @@ mod tests {
             let wishes: Vec<_> = wishes.iter().enumerate().map(wish).collect();
             assert_eq!(agreed(&wishes, 0), expect);
         };
-        check(&[], Normal);
-        check(&[(0, Background)], Background);
-        check(&[(0, Background), (0, Normal)], Normal);
-        check(&[(0, Background), (1, Normal), (0, Background)], Background);
-        check(&[(1, Background)], Normal);
+        check(&[], None);
+        check(&[(0, Background)], Some(BACKGROUND_US));
+        check(&[(0, Background), (0, Normal)], None);
+        check(
+            &[(0, Background), (1, Normal), (0, Background)],
+            Some(BACKGROUND_US),
+        );
+        check(&[(1, Background)], None);
+        check(&[(0, Slice(1_500)), (0, Slice(600))], Some(1_500));
+        check(&[(0, Slice(10))], Some(SHORTEST_SHARED_US));
+        check(&[(0, Slice(1_500)), (0, Background)], None);
     }
 
     #[test]
     fn a_new_stream_counts_once_its_scheduler_had_time_to_say_what_it_wants() {
         const DEVICE: CUdevice = 7;
-        let is_background = || groups().background.iter().any(|own| own.device == DEVICE);
+        let is_background = || groups().changed.iter().any(|own| own.device == DEVICE);
         let first = join(DEVICE);
         let now = Instant::now();
         look(DEVICE, now + LAST_LOOK);

@@ -3,7 +3,7 @@
 //! For: a desktop, where the program that the user looks at must not stutter.
 //! Hints: none, apart from "do not run": who is active is reported by `xsched active-window` (X11).
 //! Guarantee: as `hpf` with two classes, the active window's process above all others.
-//! Not for: machines without a user in front of them: with no active window all are equal, as under `fifo` but for the 32.
+//! Not for: machines without a user in front of them: with no active window all are equal, as under `fifo` but for the 16.
 
 use super::{About, Decision, GroupView, Policy, Snapshot, classes::Classes};
 use crate::ids::Nanos;

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// So many groups of one class execute at once on a device. More than these could hardly help each other, and each costs
 /// a gate when a higher class comes.
-const TOGETHER: usize = 32;
+const TOGETHER: usize = 16;
 
 /// All groups by device and class. Larger classes go first.
 #[derive(Clone, Debug)]
@@ -22,7 +22,7 @@ pub(super) struct Classes {
     turn: Nanos,
     /// How long the others stay closed after the top group went idle, if its last gap was shorter than this: a string of
     /// short bursts is not chopped, a long gap is not wasted.
-    linger: Nanos,
+    pub(super) linger: Nanos,
     /// Idle groups of the highest class registered find their gate open, and those below it have a background share.
     top_is_special: bool,
     /// By group.

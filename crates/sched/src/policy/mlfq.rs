@@ -3,7 +3,8 @@
 //! For: a mix of interactive and long-running programs of which nobody said which is which.
 //! Hints: none, apart from "do not run".
 //! Guarantee: groups that use short bursts rise, hogs sink: of the groups with work those of the highest level execute, one
-//! at a time, in turns of 10, 20, 40, 80 ms from the top. A group that has used up a turn of its level sinks, however many
+//! at a time, in turns of 10 ms at the top and 20 ms below (a few hogs so take turns that the starvation guard need not
+//! complete). A group that has used up a turn of its level sinks, however many
 //! bursts it took; one whose burst ends early rises; one that waited for a second without being served rises, too.
 //! Not for: programs whose urgency is known: say it, and use a policy that heeds it.
 
@@ -23,9 +24,12 @@ pub(super) const ABOUT: About = About {
 };
 
 /// Turns by level, the highest level first.
-const TURNS: [Nanos; 4] = [10_000_000, 20_000_000, 40_000_000, 80_000_000];
+const TURNS: [Nanos; 4] = [10_000_000, 20_000_000, 20_000_000, 20_000_000];
 /// Whoever waits for so long without being served rises.
 const RECOVERY: Nanos = 1_000_000_000;
+/// Where a group had a gap shorter than this and goes idle again, nobody runs for so long: what it leaves in between is
+/// worth no switch, and would chop the starvation guard's pieces.
+const LINGER: Nanos = 200_000;
 /// So many rise in one decision at most.
 const RISE_AT_ONCE: usize = 4;
 
@@ -43,6 +47,8 @@ struct Device {
     /// Those with work that do not run, by the time since when.
     waiting: BTreeSet<(Nanos, GroupId)>,
     current: Option<GroupId>,
+    /// Until when nobody runs, for this group's sake.
+    lingers: Option<(Nanos, GroupId)>,
     arrivals: u64,
     standing: Standing,
 }
@@ -136,6 +142,9 @@ impl Device {
             }
             self.place(id, &mut member, None);
             self.set_waiting(id, None);
+            if self.current == Some(id) && ended && group.last_gap < LINGER {
+                self.lingers = Some((group.since + LINGER, id));
+            }
         }
     }
 
@@ -181,7 +190,14 @@ impl Policy for Mlfq {
         if let Some(at) = device.recover(now) {
             decision.ask_again(at);
         }
-        let next = device.order.first().map(|&(.., id)| id);
+        let first = device.order.first().map(|&(.., id)| id);
+        device.lingers = device
+            .lingers
+            .filter(|&(until, id)| now < until && first.is_some() && !snapshot.group(id).ready);
+        if let Some((until, _)) = device.lingers {
+            decision.ask_again(until);
+        }
+        let next = first.filter(|_| device.lingers.is_none());
         if next != device.current {
             if let Some(before) = device.current
                 && device
@@ -202,9 +218,10 @@ impl Policy for Mlfq {
                 decision.ask_again(now + TURNS[member.level] - member.used);
             }
         }
-        device
-            .standing
-            .apply(snapshot, decision, |_| next.is_none());
+        let lingers = device.lingers.map(|(_, id)| id);
+        device.standing.apply(snapshot, decision, |id| {
+            first.is_none() || lingers == Some(id)
+        });
     }
 
     fn forget(&mut self, group: &GroupView) {
@@ -215,6 +232,7 @@ impl Policy for Mlfq {
                 device.members.remove(&group.id);
             }
             device.current = device.current.filter(|&current| current != group.id);
+            device.lingers = device.lingers.filter(|&(_, id)| id != group.id);
             device.standing.forget(group.id);
         }
     }
@@ -234,18 +252,16 @@ mod tests {
         world.check(10 * MS, &[1], later(20));
         world.check(20 * MS, &[0], later(40));
         world.check(40 * MS, &[1], later(60));
-        world.check(60 * MS, &[0], later(100));
+        world.check(60 * MS, &[0], later(80));
         // A short burst comes and goes; the hog goes on with its turn.
         world.set_ready(2, true, 70 * MS);
         world.check(70 * MS, &[2], later(80));
         world.set_ready(2, false, 72 * MS);
-        world.check(72 * MS, &[0], later(102));
-        world.check(102 * MS, &[1], later(142));
-        world.check(142 * MS, &[0], later(222));
-        world.check(222 * MS, &[1], later(302));
-        // The lowest level: turns of 80 ms.
-        world.check(302 * MS, &[0], later(382));
-        world.check(382 * MS, &[1], later(462));
+        world.check(72 * MS, &[0], later(82));
+        world.check(82 * MS, &[1], later(102));
+        // The lowest level.
+        world.check(102 * MS, &[0], later(122));
+        world.check(122 * MS, &[1], later(142));
     }
 
     #[test]
