@@ -195,18 +195,3 @@ fn a_process_of_one_group_is_held_also_in_such_calls() {
         assert_eq!(value(place), 1);
     });
 }
-
-#[test]
-fn a_group_that_never_runs_stays_held_while_others_move() {
-    shimmed(&[LOCAL], |cuda| {
-        cuda.start();
-        let (open, _held, place) = one_open_one_held(cuda);
-        let own = cuda.word();
-        for round in 1..100 {
-            write(cuda, open.stream, own, round);
-            cuda.synchronize(open.stream);
-        }
-        assert_eq!((value(own), value(place)), (99, 0));
-        assert_eq!(set_priority(open.stream, NO_RUN), 0);
-    });
-}
