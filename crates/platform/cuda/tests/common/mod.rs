@@ -196,6 +196,12 @@ impl View {
         blocks.map(|block| block.state().submitted()).collect()
     }
 
+    /// Whether every queue that has a scheduler is held.
+    pub(crate) fn all_are_held(&self) -> bool {
+        let mut blocks = (0..1024).map_while(|slot| self.0.layout().block(slot));
+        blocks.all(|block| block.is_bypassed() || !block.is_open())
+    }
+
     /// Slot and block of the one queue that took commands during `body`.
     #[track_caller]
     pub(crate) fn touched(&self, body: impl FnOnce()) -> (u16, &ControlBlock) {
