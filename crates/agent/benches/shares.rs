@@ -1,6 +1,7 @@
 //! What share policies make of a real device (`cargo bench -p xsched-agent --bench shares`): queues that always have work,
-//! on the CPU as an XPU, under the scheduler inside the process. Prints the shares, and what they lose together against one
-//! queue alone.
+//! on the CPU as an XPU, under the scheduler inside the process, with turns of 100 ms and two commands of 1 ms in flight:
+//! those still execute beside the next one's when a turn ends, and count for whoever launched them. Prints the shares, and
+//! what they lose together against one queue alone; less than nothing is that overlap.
 
 use std::{
     sync::{
@@ -14,7 +15,7 @@ use xsched_agent::Agent;
 use xsched_cpu::CpuQueue;
 use xsched_sched::{HintKind, Hints};
 use xsched_wire::{
-    LevelChoice,
+    Level, LevelChoice,
     env::{LaunchConfig, Scheduler, Settings},
 };
 use xsched_xqueue::XQueue;
@@ -55,8 +56,11 @@ fn main() {
 fn measure(policy: &str, kind: HintKind, stated: &[&str]) -> Vec<f64> {
     let agent = Agent::new(Settings {
         scheduler: Scheduler::Local(Some(policy.into())),
-        level: LevelChoice::Auto,
-        launch: LaunchConfig::default(),
+        level: LevelChoice::Exactly(Level::Lv1),
+        launch: LaunchConfig {
+            threshold: 2,
+            batch: 1,
+        },
         hints: Hints::default(),
         name: "shares".into(),
         job: 0,
@@ -69,7 +73,9 @@ fn measure(policy: &str, kind: HintKind, stated: &[&str]) -> Vec<f64> {
         .iter()
         .zip(&counts)
         .map(|(text, count)| {
-            let hints: Hints = [kind.parse(text).expect("within the range")]
+            let hints = [kind.parse(text), HintKind::TimeSlice.parse("100ms")];
+            let hints: Hints = hints
+                .map(|hint| hint.expect("within the range"))
                 .into_iter()
                 .collect();
             let hw = CpuQueue::new(1).expect("a queue");

@@ -268,8 +268,8 @@ fn slo_holds_the_target_and_wastes_little() {
     let scenario = Scenario::parse(&text).unwrap();
     let target = 28 * MS;
     let (held, share) = judge(&run(&scenario, "slo").unwrap(), target);
-    let fixed = (0..=15).filter_map(|step| {
-        let allowance = 0.7 + f64::from(step) * 0.02;
+    let fixed = (0..=9).filter_map(|step| {
+        let allowance = 0.78 + f64::from(step) * 0.02;
         let (held, share) = judge(
             &run_with(&scenario, Box::new(Slo::fixed(allowance)), false).0,
             target,

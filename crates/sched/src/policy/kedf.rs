@@ -105,15 +105,14 @@ impl Policy for Kedf {
             }
         }
         let k = device.k();
-        let first = || device.ready.iter().take(k).map(|&(.., id)| id);
-        let last = device.ready.iter().take(k).next_back().copied();
+        let first: Vec<Urgency> = device.ready.iter().take(k).copied().collect();
         for &id in &device.runs {
             let urgency = device.known.get(&id).and_then(|known| known.urgency);
-            if urgency.is_some() && urgency > last {
+            if urgency.is_some() && urgency.as_ref() > first.last() {
                 decision.run(id, false);
             }
         }
-        let runs: Vec<GroupId> = first().collect();
+        let runs: Vec<GroupId> = first.into_iter().map(|(.., id)| id).collect();
         for &id in &runs {
             decision.run(id, true);
         }
