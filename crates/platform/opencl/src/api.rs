@@ -2,7 +2,8 @@
 
 use xsched_wire::{Hints, Priority};
 
-use crate::{queues, shim::state, sys::*};
+use crate::{queues, sys::*};
+use xsched_shim::state;
 
 /// The preemption level in force on a command queue, 1 to 3. 0: nobody schedules it.
 #[unsafe(no_mangle)]

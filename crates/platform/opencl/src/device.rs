@@ -13,10 +13,10 @@ use xsched_xqueue::Support;
 
 use crate::{
     driver::{self, property, text},
-    shim::process::PerProcess,
     sys::*,
     workers::{self, Workers},
 };
+use xsched_shim::process::PerProcess;
 
 /// A driver that takes longer than this to hand over what waits for a user event waits for it too.
 const PATIENCE: Duration = Duration::from_millis(200);

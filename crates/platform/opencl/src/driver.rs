@@ -9,7 +9,8 @@ use std::{
 
 use xsched_wire::env;
 
-use crate::{shim::dlsym, sys::*};
+use crate::sys::*;
+use xsched_shim::dlsym;
 
 /// `pfn_notify` of `clSetEventCallback`: event, status, data.
 pub(crate) type EventCallback = unsafe extern "C" fn(Event, i32, Opaque);
@@ -115,7 +116,8 @@ impl Function {
 
     #[cold]
     fn resolve(&self) -> Option<*mut c_void> {
-        let found = dlsym::real(library()?, self.name);
+        // SAFETY: the handle of a library that stays loaded.
+        let found = unsafe { dlsym::real(library()?, self.name) };
         let stored = if found.is_null() { MISSING } else { found };
         self.address.store(stored, Ordering::Relaxed);
         (!found.is_null()).then_some(found)

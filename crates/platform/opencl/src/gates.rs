@@ -18,10 +18,10 @@ use crate::{
     chain::Chain,
     driver,
     keeper::{self, Keeper},
-    shim::state::guarded,
     sys::*,
     user_events,
 };
+use xsched_shim::state::guarded;
 
 /// A user event that a barrier waits for.
 #[derive(Debug)]

@@ -10,10 +10,10 @@ use crate::{
     driver::{EventCallback, Function, Outcome},
     lookup, queues, release,
     release::Kind,
-    shim::events,
     sys::*,
     user_events,
 };
+use xsched_shim::events;
 
 /// An OpenCL function and what stands in its place.
 pub(crate) struct Hook {

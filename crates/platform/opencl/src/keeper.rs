@@ -30,8 +30,8 @@ use crate::{
     gates::{self, Gates},
     queues,
     release::Object,
-    shim::{process::PerProcess, state::guarded},
 };
+use xsched_shim::{process::PerProcess, state::guarded};
 
 /// Words that one call can wait for.
 const WORDS: usize = 128;

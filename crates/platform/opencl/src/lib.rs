@@ -8,7 +8,7 @@
 //! `keeper` (opens them), `workers` (threads of CPU devices). What the application must not notice: `release`, `user_events`.
 //!
 //! A guest in somebody else's process: nothing happens before the first command; an internal error
-//! switches the shim off for the process. `shim` knows no OpenCL.
+//! switches the shim off for the process. `crates/platform/shim` knows no OpenCL.
 
 #![allow(unreachable_pub, reason = "exported to C, used by no other crate")]
 
@@ -24,7 +24,6 @@ mod lookup;
 mod queue;
 mod queues;
 mod release;
-mod shim;
 mod sys;
 mod user_events;
 mod workers;

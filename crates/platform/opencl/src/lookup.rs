@@ -7,7 +7,10 @@
 
 use std::ffi::{CStr, c_char, c_void};
 
-use crate::{driver, extensions, hooks, shim::state::guarded, sys::Opaque};
+use crate::{driver, extensions, hooks, sys::Opaque};
+use xsched_shim::state::guarded;
+
+xsched_shim::export_dlsym!(instead_of);
 
 /// What a program gets that looked `name` up and would get `found`.
 pub(crate) fn instead_of(name: &CStr, found: *mut c_void) -> *mut c_void {

@@ -7,18 +7,12 @@ use std::sync::{
 
 use xsched_xqueue::XQueue;
 
-use crate::{
-    device::Device,
-    driver,
-    gates::Gates,
-    queue::CommandQueue,
-    shim::{
-        events::{self, Note},
-        process::generation,
-        state::{self, guarded},
-        table::{Keyed, Table},
-    },
-    sys::*,
+use crate::{device::Device, driver, gates::Gates, queue::CommandQueue, sys::*};
+use xsched_shim::{
+    events::{self, Note},
+    process::generation,
+    state::{self, guarded},
+    table::{Keyed, Table},
 };
 
 /// A command queue that the application has made.

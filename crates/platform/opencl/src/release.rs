@@ -1,6 +1,7 @@
 //! Releases of OpenCL objects, deferred while a gate stands in a queue.
 
-use crate::{driver, keeper, queues, shim::state, sys::*};
+use crate::{driver, keeper, queues, sys::*};
+use xsched_shim::state;
 
 /// What is released.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,9 +11,9 @@ use std::{
 
 use crate::{
     driver::{EventCallback, Outcome},
-    shim::{events, state},
     sys::*,
 };
+use xsched_shim::{events, state};
 
 /// The application's user events that are not complete.
 static UNSET: AtomicU32 = AtomicU32::new(0);

@@ -15,9 +15,9 @@ use xsched_wire::Share;
 
 use crate::{
     driver::{self, property},
-    shim::process::PerProcess,
     sys::*,
 };
+use xsched_shim::process::PerProcess;
 
 /// How long native kernels wait for each other.
 const PATIENCE: Duration = Duration::from_millis(200);

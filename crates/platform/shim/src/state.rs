@@ -16,7 +16,7 @@ static STATE: AtomicU8 = AtomicU8::new(UNDECIDED);
 
 /// Whether commands are scheduled; the environment decides at the first one.
 #[inline]
-pub(crate) fn is_active() -> bool {
+pub fn is_active() -> bool {
     match STATE.load(Ordering::Relaxed) {
         ACTIVE => true,
         OFF => false,
@@ -34,7 +34,7 @@ fn decide() -> bool {
 
 /// Switches the shim off for this process: everything passes through from now on.
 #[cold]
-pub(crate) fn switch_off(reason: &str) {
+pub fn switch_off(reason: &str) {
     if STATE.swap(OFF, Ordering::Relaxed) != OFF {
         xsched_agent::release_at_exit();
         say(&format!("{reason}: this program runs unscheduled"));
@@ -42,7 +42,7 @@ pub(crate) fn switch_off(reason: &str) {
 }
 
 /// The process's agent.
-pub(crate) fn agent() -> Option<Agent> {
+pub fn agent() -> Option<Agent> {
     match Agent::from_env() {
         Ok(agent) => Some(agent),
         Err(error) => {
@@ -54,15 +54,15 @@ pub(crate) fn agent() -> Option<Agent> {
 
 /// Runs code that is off the hot path; a panic in it switches the shim off instead of ending the
 /// host program.
-pub(crate) fn guarded<T>(body: impl FnOnce() -> T) -> Option<T> {
+pub fn guarded<T>(body: impl FnOnce() -> T) -> Option<T> {
     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
     result
-        .map_err(|_| switch_off(concat!("internal error in ", env!("CARGO_PKG_NAME"))))
+        .map_err(|_| switch_off("internal error in a shim"))
         .ok()
 }
 
 /// One line for people.
-pub(crate) fn say(message: &str) {
+pub fn say(message: &str) {
     let _ = writeln!(
         std::io::stderr(),
         "xsched[{}]: {message}",

@@ -13,13 +13,13 @@ const TAKEN: usize = 1;
 
 /// What an event stands behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Note {
+pub struct Note {
     /// Key of the queue.
-    pub(crate) key: usize,
+    pub key: usize,
     /// Which queue of that key: handles are used again.
-    pub(crate) id: u64,
+    pub id: u64,
     /// The command's number.
-    pub(crate) number: u64,
+    pub number: u64,
 }
 
 struct Place {
@@ -45,7 +45,7 @@ fn places(event: usize) -> impl Iterator<Item = &'static Place> {
 
 /// Remembers what an event stands behind.
 #[inline]
-pub(crate) fn note(event: usize, note: Note) {
+pub fn note(event: usize, note: Note) {
     let own = places(event).find(|place| place.event.load(Ordering::Relaxed) == event);
     let free = || {
         places(event).find(|place| {
@@ -67,7 +67,7 @@ pub(crate) fn note(event: usize, note: Note) {
 }
 
 /// An event of this handle stands behind nothing any more.
-pub(crate) fn forget(event: usize) {
+pub fn forget(event: usize) {
     for place in places(event) {
         let _ = place
             .event
@@ -77,7 +77,7 @@ pub(crate) fn forget(event: usize) {
 
 /// What an event stands behind, if that is known.
 #[inline]
-pub(crate) fn look_up(event: usize) -> Option<Note> {
+pub fn look_up(event: usize) -> Option<Note> {
     let place = places(event).find(|place| place.event.load(Ordering::SeqCst) == event)?;
     let note = Note {
         key: place.key.load(Ordering::SeqCst),

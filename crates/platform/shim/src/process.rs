@@ -13,7 +13,7 @@ static GENERATION: AtomicU32 = AtomicU32::new(1);
 
 /// Differs between a process and the parents that it was forked from.
 #[inline]
-pub(crate) fn generation() -> u32 {
+pub fn generation() -> u32 {
     GENERATION.load(Ordering::Relaxed)
 }
 
@@ -29,7 +29,7 @@ fn watch_forks() {
 }
 
 /// A value that each process makes for itself at its first use, and never drops.
-pub(crate) struct PerProcess<T> {
+pub struct PerProcess<T> {
     cell: AtomicPtr<Owned<T>>,
 }
 
@@ -39,7 +39,9 @@ struct Owned<T> {
 }
 
 impl<T: Default + Sync + 'static> PerProcess<T> {
-    pub(crate) const fn new() -> Self {
+    /// None yet.
+    #[allow(clippy::new_without_default, reason = "always a static")]
+    pub const fn new() -> Self {
         PerProcess {
             cell: AtomicPtr::new(std::ptr::null_mut()),
         }
@@ -47,7 +49,7 @@ impl<T: Default + Sync + 'static> PerProcess<T> {
 
     /// This process's value, if it was made.
     #[inline]
-    pub(crate) fn peek(&self) -> Option<&'static T> {
+    pub fn peek(&self) -> Option<&'static T> {
         let pointer = self.cell.load(Ordering::Acquire);
         // SAFETY: null, or published complete by `make` and never freed.
         let owned = unsafe { pointer.as_ref() }?;
@@ -56,7 +58,7 @@ impl<T: Default + Sync + 'static> PerProcess<T> {
 
     /// This process's value.
     #[inline]
-    pub(crate) fn get(&self) -> &'static T {
+    pub fn get(&self) -> &'static T {
         self.peek().unwrap_or_else(|| self.make())
     }
 

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::process::PerProcess;
+use crate::process::PerProcess;
 
 /// Entries at most.
 const PLACES: usize = 4096;
@@ -19,13 +19,13 @@ const PLACES: usize = 4096;
 const GRACE: Duration = Duration::from_secs(10);
 
 /// Something with a key of its own.
-pub(crate) trait Keyed: Send + Sync + 'static {
+pub trait Keyed: Send + Sync + 'static {
     /// What the application names it by.
     fn key(&self) -> usize;
 }
 
 /// Entries by key.
-pub(crate) struct Table<E: Keyed> {
+pub struct Table<E: Keyed> {
     places: [AtomicPtr<E>; PLACES],
     writer: PerProcess<Mutex<Retired<E>>>,
 }
@@ -50,7 +50,9 @@ fn start(key: usize) -> usize {
 }
 
 impl<E: Keyed> Table<E> {
-    pub(crate) const fn new() -> Self {
+    /// Empty.
+    #[allow(clippy::new_without_default, reason = "always a static")]
+    pub const fn new() -> Self {
         Table {
             places: [const { AtomicPtr::new(std::ptr::null_mut()) }; PLACES],
             writer: PerProcess::new(),
@@ -64,7 +66,7 @@ impl<E: Keyed> Table<E> {
 
     /// The entry of this key. Valid for the duration of a hook.
     #[inline]
-    pub(crate) fn get(&self, key: usize) -> Option<&'static E> {
+    pub fn get(&self, key: usize) -> Option<&'static E> {
         for place in self.probe(key) {
             let pointer = place.load(Ordering::Acquire);
             if pointer.is_null() {
@@ -83,7 +85,7 @@ impl<E: Keyed> Table<E> {
     }
 
     /// Every entry. Valid for the duration of a hook.
-    pub(crate) fn all(&self) -> impl Iterator<Item = &'static E> {
+    pub fn all(&self) -> impl Iterator<Item = &'static E> {
         self.places.iter().filter_map(|place| {
             let pointer = place.load(Ordering::Acquire);
             if pointer.is_null() || pointer == gone() {
@@ -100,7 +102,7 @@ impl<E: Keyed> Table<E> {
     }
 
     /// Publishes an entry, in the place of one with the same key. False: the table is full.
-    pub(crate) fn insert(&self, entry: E) -> bool {
+    pub fn insert(&self, entry: E) -> bool {
         let mut retired = self.lock();
         self.take(entry.key(), &mut retired);
         let free = self.probe(entry.key()).find(|place| {
@@ -113,7 +115,7 @@ impl<E: Keyed> Table<E> {
     }
 
     /// Takes an entry out; it stays valid for the duration of a hook.
-    pub(crate) fn remove(&self, key: usize) {
+    pub fn remove(&self, key: usize) {
         let mut retired = self.lock();
         self.take(key, &mut retired);
         let now = Instant::now();
