@@ -1,5 +1,6 @@
 //! `cargo xtask`: everything that a person or CI does to this repository, as one command each.
 
+mod build;
 mod setup;
 mod tidy;
 
@@ -17,6 +18,18 @@ use clap::Parser;
 enum Task {
     /// Everything that must pass before a push: set-up, fmt, clippy, tests, loom models, docs, tidy
     Test,
+    /// Build the command and all shims, side by side in target/debug or target/release
+    Build {
+        /// Optimised
+        #[arg(long)]
+        release: bool,
+    },
+    /// Build optimised, and lay out bin/ and lib/ under a folder
+    Dist {
+        /// That folder
+        #[arg(long)]
+        prefix: PathBuf,
+    },
     /// Install what building and testing needs (by apt as root, else say what is missing)
     Setup,
     /// Check the map against the tree: crates, paths, files with unsafe, guarantees
@@ -41,6 +54,8 @@ fn run() -> Result<()> {
     let root = root();
     match Task::parse() {
         Task::Test => test(&root),
+        Task::Build { release } => build::all(&root, release).map(drop),
+        Task::Dist { prefix } => build::dist(&root, &prefix),
         Task::Setup => setup::run(),
         Task::Tidy => tidy::run(&root),
         Task::Loom => loom(&root),
@@ -66,8 +81,8 @@ fn test(root: &Path) -> Result<()> {
             "warnings",
         ],
     )?;
-    // The binary first: black-box tests start it.
-    cargo(root, &["build", "-p", "xsched"])?;
+    // First what black-box tests start and preload.
+    build::all(root, false)?;
     cargo(root, &["test", "--workspace"])?;
     loom(root)?;
     step(

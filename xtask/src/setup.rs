@@ -9,13 +9,18 @@ use anyhow::{Result, bail};
 
 /// A program, and the Debian package that has it.
 const PROGRAMS: &[(&str, &str)] = &[("cc", "gcc"), ("python3", "python3")];
-/// A file, and the Debian package that has it: an OpenCL to test with, and programs that use it; an X server without a
-/// screen.
+/// A file, and the Debian package that has it: runtimes to test with, programs that use them, an X server
+/// without a screen.
 const FILES: &[(&str, &str)] = &[
     ("/usr/bin/Xvfb", "xvfb"),
     ("/etc/OpenCL/vendors/pocl.icd", "pocl-opencl-icd"),
     ("/usr/include/CL/cl.h", "ocl-icd-opencl-dev"),
     ("/usr/bin/clinfo", "clinfo"),
+    (
+        "/usr/lib/x86_64-linux-gnu/libamdhip64.so.5",
+        "libamdhip64-5",
+    ),
+    ("/usr/bin/nm", "binutils"),
     (
         "/usr/lib/python3/dist-packages/pyopencl",
         "python3-pyopencl",

@@ -1,0 +1,287 @@
+//! The hooks: one exported function a function of the runtime, each as thin as its signature allows.
+//!
+//! A hook that submits work passes the stream's admission and calls the runtime; one that
+//! synchronizes tells the stream's queue what is over; one that ends a stream lets go of its queue
+//! first. Names, order and types of arguments are those of hip_runtime_api.h.
+
+use std::ffi::{CStr, c_void};
+
+use crate::{
+    runtime::Function,
+    streams::{
+        self,
+        Flavour::{self, Legacy, PerThread},
+    },
+    sys::*,
+};
+
+/// A function of the runtime and what stands in its place.
+pub(crate) struct Hook {
+    pub(crate) name: &'static CStr,
+    pub(crate) address: *const c_void,
+}
+
+// SAFETY: addresses of functions, never written.
+unsafe impl Sync for Hook {}
+
+const fn terminated(text: &'static str) -> &'static CStr {
+    match CStr::from_bytes_with_nul(text.as_bytes()) {
+        Ok(text) => text,
+        Err(_) => panic!("a name without its end"),
+    }
+}
+
+/// Defines exported functions that run `$around` with a closure that calls the runtime.
+macro_rules! hooks {
+    ($table:ident; $($name:ident / $symbol:literal ($($arg:ident: $kind:ty),*) = $around:expr;)*) => {
+        $(
+            #[doc = concat!("Hook of `", $symbol, "`.")]
+            ///
+            /// # Safety
+            /// As the runtime's function of that name.
+            #[unsafe(export_name = $symbol)]
+            #[allow(clippy::too_many_arguments, reason = "the runtime's signature")]
+            #[allow(non_snake_case, reason = "the runtime's name")]
+            pub unsafe extern "C" fn $name($($arg: $kind),*) -> hipError_t {
+                static REAL: Function = Function::new(terminated(concat!($symbol, "\0")));
+                let Some(real) = REAL.get() else { return HIP_ERROR_NOT_FOUND };
+                let call = || {
+                    type Real = unsafe extern "C" fn($($kind),*) -> hipError_t;
+                    // SAFETY: the runtime's function, whose signature this is.
+                    let real = unsafe { std::mem::transmute::<*mut c_void, Real>(real) };
+                    // SAFETY: the caller's arguments, passed on untouched.
+                    unsafe { real($($arg),*) }
+                };
+                if !streams::enter() {
+                    return call();
+                }
+                let result = around(call, $around);
+                streams::leave();
+                result
+            }
+        )*
+        const $table: &[Hook] = &[$(Hook {
+            name: terminated(concat!($symbol, "\0")),
+            address: $name as *const c_void,
+        }),*];
+    };
+}
+
+/// Ties the type of `around` to that of the call.
+#[inline]
+fn around<C: FnOnce() -> hipError_t>(call: C, around: impl FnOnce(C) -> hipError_t) -> hipError_t {
+    around(call)
+}
+
+/// Work for a stream.
+#[inline]
+fn submit(stream: hipStream_t, flavour: Flavour, call: impl FnOnce() -> hipError_t) -> hipError_t {
+    let Some(queue) = streams::way(stream, flavour) else {
+        return call();
+    };
+    let pass = queue.admit();
+    let result = call();
+    drop(pass);
+    result
+}
+
+/// A wait for, or a look at, everything that the stream has.
+fn synchronize(
+    stream: hipStream_t,
+    flavour: Flavour,
+    call: impl FnOnce() -> hipError_t,
+) -> hipError_t {
+    let Some((_, queue)) = streams::find(stream, flavour) else {
+        return call();
+    };
+    let point = queue.begin_synchronize();
+    let result = call();
+    if result == HIP_SUCCESS {
+        queue.end_synchronize(point);
+    }
+    result
+}
+
+fn stream_of(config: *const LaunchConfig) -> hipStream_t {
+    if config.is_null() {
+        return std::ptr::null_mut();
+    }
+    // SAFETY: the program's own launch configuration, valid for the duration of its call; only the
+    // field at the pinned offset is read.
+    unsafe { (*config).stream }
+}
+
+fn driver_stream_of(config: *const DriverLaunchConfig) -> hipStream_t {
+    if config.is_null() {
+        return std::ptr::null_mut();
+    }
+    // SAFETY: as in `stream_of`.
+    unsafe { (*config).stream }
+}
+
+// Work that the stream executes later.
+hooks! { SUBMITTING;
+    hipLaunchKernel / "hipLaunchKernel" (f: Opaque, grid: Dim3, block: Dim3, arguments: Opaque, shared: usize, stream: hipStream_t) = |call| submit(stream, Legacy, call);
+    hipLaunchKernel_spt / "hipLaunchKernel_spt" (f: Opaque, grid: Dim3, block: Dim3, arguments: Opaque, shared: usize, stream: hipStream_t) = |call| submit(stream, PerThread, call);
+    hipLaunchCooperativeKernel / "hipLaunchCooperativeKernel" (f: Opaque, grid: Dim3, block: Dim3, arguments: Opaque, shared: u32, stream: hipStream_t) = |call| submit(stream, Legacy, call);
+    hipLaunchCooperativeKernel_spt / "hipLaunchCooperativeKernel_spt" (f: Opaque, grid: Dim3, block: Dim3, arguments: Opaque, shared: u32, stream: hipStream_t) = |call| submit(stream, PerThread, call);
+    hipExtLaunchKernel / "hipExtLaunchKernel" (f: Opaque, grid: Dim3, block: Dim3, arguments: Opaque, shared: usize, stream: hipStream_t, start: Opaque, stop: Opaque, flags: i32) = |call| submit(stream, Legacy, call);
+    hipModuleLaunchKernel / "hipModuleLaunchKernel" (f: Opaque, gx: u32, gy: u32, gz: u32, bx: u32, by: u32, bz: u32, shared: u32, stream: hipStream_t, params: Opaque, extra: Opaque) = |call| submit(stream, Legacy, call);
+    hipModuleLaunchCooperativeKernel / "hipModuleLaunchCooperativeKernel" (f: Opaque, gx: u32, gy: u32, gz: u32, bx: u32, by: u32, bz: u32, shared: u32, stream: hipStream_t, params: Opaque) = |call| submit(stream, Legacy, call);
+    hipExtModuleLaunchKernel / "hipExtModuleLaunchKernel" (f: Opaque, gx: u32, gy: u32, gz: u32, bx: u32, by: u32, bz: u32, shared: usize, stream: hipStream_t, params: Opaque, extra: Opaque, start: Opaque, stop: Opaque, flags: u32) = |call| submit(stream, Legacy, call);
+    hipExtModuleLaunchKernel_cpp / "_Z24hipExtModuleLaunchKernelP18ihipModuleSymbol_tjjjjjjmP12ihipStream_tPPvS4_P11ihipEvent_tS6_j" (f: Opaque, gx: u32, gy: u32, gz: u32, bx: u32, by: u32, bz: u32, shared: usize, stream: hipStream_t, params: Opaque, extra: Opaque, start: Opaque, stop: Opaque, flags: u32) = |call| submit(stream, Legacy, call);
+    hipHccModuleLaunchKernel_cpp / "_Z24hipHccModuleLaunchKernelP18ihipModuleSymbol_tjjjjjjmP12ihipStream_tPPvS4_P11ihipEvent_tS6_" (f: Opaque, gx: u32, gy: u32, gz: u32, bx: u32, by: u32, bz: u32, shared: usize, stream: hipStream_t, params: Opaque, extra: Opaque, start: Opaque, stop: Opaque) = |call| submit(stream, Legacy, call);
+    hipLaunchKernelExC / "hipLaunchKernelExC" (config: *const LaunchConfig, f: Opaque, arguments: Opaque) = |call| submit(stream_of(config), Legacy, call);
+    hipDrvLaunchKernelEx / "hipDrvLaunchKernelEx" (config: *const DriverLaunchConfig, f: Opaque, arguments: Opaque, extra: Opaque) = |call| submit(driver_stream_of(config), Legacy, call);
+    hipLaunchHostFunc / "hipLaunchHostFunc" (stream: hipStream_t, function: Opaque, data: Opaque) = |call| submit(stream, Legacy, call);
+    hipLaunchHostFunc_spt / "hipLaunchHostFunc_spt" (stream: hipStream_t, function: Opaque, data: Opaque) = |call| submit(stream, PerThread, call);
+    hipStreamAddCallback / "hipStreamAddCallback" (stream: hipStream_t, function: Opaque, data: Opaque, flags: u32) = |call| submit(stream, Legacy, call);
+    hipStreamAddCallback_spt / "hipStreamAddCallback_spt" (stream: hipStream_t, function: Opaque, data: Opaque, flags: u32) = |call| submit(stream, PerThread, call);
+    hipGraphLaunch / "hipGraphLaunch" (exec: Opaque, stream: hipStream_t) = |call| submit(stream, Legacy, call);
+    hipGraphLaunch_spt / "hipGraphLaunch_spt" (exec: Opaque, stream: hipStream_t) = |call| submit(stream, PerThread, call);
+    hipMemcpyAsync / "hipMemcpyAsync" (to: Opaque, from: Opaque, bytes: usize, kind: i32, stream: hipStream_t) = |call| submit(stream, Legacy, call);
+    hipMemcpyAsync_spt / "hipMemcpyAsync_spt" (to: Opaque, from: Opaque, bytes: usize, kind: i32, stream: hipStream_t) = |call| submit(stream, PerThread, call);
+    hipMemcpyPeerAsync / "hipMemcpyPeerAsync" (to: Opaque, to_device: i32, from: Opaque, from_device: i32, bytes: usize, stream: hipStream_t) = |call| submit(stream, Legacy, call);
+    hipMemcpyHtoDAsync / "hipMemcpyHtoDAsync" (to: Opaque, from: Opaque, bytes: usize, stream: hipStream_t) = |call| submit(stream, Legacy, call);
+    hipMemcpyDtoHAsync / "hipMemcpyDtoHAsync" (to: Opaque, from: Opaque, bytes: usize, stream: hipStream_t) = |call| submit(stream, Legacy, call);
+    hipMemcpyDtoDAsync / "hipMemcpyDtoDAsync" (to: Opaque, from: Opaque, bytes: usize, stream: hipStream_t) = |call| submit(stream, Legacy, call);
+    hipMemcpyHtoAAsync / "hipMemcpyHtoAAsync" (to: Opaque, offset: usize, from: Opaque, bytes: usize, stream: hipStream_t) = |call| submit(stream, Legacy, call);
+    hipMemcpyAtoHAsync / "hipMemcpyAtoHAsync" (to: Opaque, from: Opaque, offset: usize, bytes: usize, stream: hipStream_t) = |call| submit(stream, Legacy, call);
+    hipMemcpy2DAsync / "hipMemcpy2DAsync" (to: Opaque, to_pitch: usize, from: Opaque, from_pitch: usize, width: usize, height: usize, kind: i32, stream: hipStream_t) = |call| submit(stream, Legacy, call);
+    hipMemcpy2DAsync_spt / "hipMemcpy2DAsync_spt" (to: Opaque, to_pitch: usize, from: Opaque, from_pitch: usize, width: usize, height: usize, kind: i32, stream: hipStream_t) = |call| submit(stream, PerThread, call);
+    hipMemcpyParam2DAsync / "hipMemcpyParam2DAsync" (copy: Opaque, stream: hipStream_t) = |call| submit(stream, Legacy, call);
+    hipMemcpy3DAsync / "hipMemcpy3DAsync" (copy: Opaque, stream: hipStream_t) = |call| submit(stream, Legacy, call);
+    hipMemcpy3DAsync_spt / "hipMemcpy3DAsync_spt" (copy: Opaque, stream: hipStream_t) = |call| submit(stream, PerThread, call);
+    hipDrvMemcpy3DAsync / "hipDrvMemcpy3DAsync" (copy: Opaque, stream: hipStream_t) = |call| submit(stream, Legacy, call);
+    hipMemcpy2DFromArrayAsync / "hipMemcpy2DFromArrayAsync" (to: Opaque, pitch: usize, from: Opaque, x: usize, y: usize, width: usize, height: usize, kind: i32, stream: hipStream_t) = |call| submit(stream, Legacy, call);
+    hipMemcpy2DFromArrayAsync_spt / "hipMemcpy2DFromArrayAsync_spt" (to: Opaque, pitch: usize, from: Opaque, x: usize, y: usize, width: usize, height: usize, kind: i32, stream: hipStream_t) = |call| submit(stream, PerThread, call);
+    hipMemcpy2DToArrayAsync / "hipMemcpy2DToArrayAsync" (to: Opaque, x: usize, y: usize, from: Opaque, pitch: usize, width: usize, height: usize, kind: i32, stream: hipStream_t) = |call| submit(stream, Legacy, call);
+    hipMemcpy2DToArrayAsync_spt / "hipMemcpy2DToArrayAsync_spt" (to: Opaque, x: usize, y: usize, from: Opaque, pitch: usize, width: usize, height: usize, kind: i32, stream: hipStream_t) = |call| submit(stream, PerThread, call);
+    hipMemcpyToSymbolAsync / "hipMemcpyToSymbolAsync" (to: Opaque, from: Opaque, bytes: usize, offset: usize, kind: i32, stream: hipStream_t) = |call| submit(stream, Legacy, call);
+    hipMemcpyToSymbolAsync_spt / "hipMemcpyToSymbolAsync_spt" (to: Opaque, from: Opaque, bytes: usize, offset: usize, kind: i32, stream: hipStream_t) = |call| submit(stream, PerThread, call);
+    hipMemcpyFromSymbolAsync / "hipMemcpyFromSymbolAsync" (to: Opaque, from: Opaque, bytes: usize, offset: usize, kind: i32, stream: hipStream_t) = |call| submit(stream, Legacy, call);
+    hipMemcpyFromSymbolAsync_spt / "hipMemcpyFromSymbolAsync_spt" (to: Opaque, from: Opaque, bytes: usize, offset: usize, kind: i32, stream: hipStream_t) = |call| submit(stream, PerThread, call);
+    hipMemsetAsync / "hipMemsetAsync" (to: Opaque, value: i32, bytes: usize, stream: hipStream_t) = |call| submit(stream, Legacy, call);
+    hipMemsetAsync_spt / "hipMemsetAsync_spt" (to: Opaque, value: i32, bytes: usize, stream: hipStream_t) = |call| submit(stream, PerThread, call);
+    hipMemsetD8Async / "hipMemsetD8Async" (to: Opaque, value: u8, count: usize, stream: hipStream_t) = |call| submit(stream, Legacy, call);
+    hipMemsetD16Async / "hipMemsetD16Async" (to: Opaque, value: u16, count: usize, stream: hipStream_t) = |call| submit(stream, Legacy, call);
+    hipMemsetD32Async / "hipMemsetD32Async" (to: Opaque, value: i32, count: usize, stream: hipStream_t) = |call| submit(stream, Legacy, call);
+    hipMemset2DAsync / "hipMemset2DAsync" (to: Opaque, pitch: usize, value: i32, width: usize, height: usize, stream: hipStream_t) = |call| submit(stream, Legacy, call);
+    hipMemset2DAsync_spt / "hipMemset2DAsync_spt" (to: Opaque, pitch: usize, value: i32, width: usize, height: usize, stream: hipStream_t) = |call| submit(stream, PerThread, call);
+    hipMemset3DAsync / "hipMemset3DAsync" (to: PitchedPtr, value: i32, extent: Extent, stream: hipStream_t) = |call| submit(stream, Legacy, call);
+    hipMemset3DAsync_spt / "hipMemset3DAsync_spt" (to: PitchedPtr, value: i32, extent: Extent, stream: hipStream_t) = |call| submit(stream, PerThread, call);
+    hipMemPrefetchAsync / "hipMemPrefetchAsync" (memory: Opaque, bytes: usize, device: i32, stream: hipStream_t) = |call| submit(stream, Legacy, call);
+    hipMallocAsync / "hipMallocAsync" (place: Opaque, bytes: usize, stream: hipStream_t) = |call| submit(stream, Legacy, call);
+    hipMallocFromPoolAsync / "hipMallocFromPoolAsync" (place: Opaque, bytes: usize, pool: Opaque, stream: hipStream_t) = |call| submit(stream, Legacy, call);
+    hipFreeAsync / "hipFreeAsync" (memory: Opaque, stream: hipStream_t) = |call| submit(stream, Legacy, call);
+}
+
+// Copies and fills that the call waits for, or may.
+hooks! { BLOCKING;
+    hipMemcpyWithStream / "hipMemcpyWithStream" (to: Opaque, from: Opaque, bytes: usize, kind: i32, stream: hipStream_t) = |call| submit(stream, Legacy, call);
+    hipMemcpy / "hipMemcpy" (to: Opaque, from: Opaque, bytes: usize, kind: i32) = |call| submit(std::ptr::null_mut(), Legacy, call);
+    hipMemcpy_spt / "hipMemcpy_spt" (to: Opaque, from: Opaque, bytes: usize, kind: i32) = |call| submit(std::ptr::null_mut(), PerThread, call);
+    hipMemcpyPeer / "hipMemcpyPeer" (to: Opaque, to_device: i32, from: Opaque, from_device: i32, bytes: usize) = |call| submit(std::ptr::null_mut(), Legacy, call);
+    hipMemcpyHtoD / "hipMemcpyHtoD" (to: Opaque, from: Opaque, bytes: usize) = |call| submit(std::ptr::null_mut(), Legacy, call);
+    hipMemcpyDtoH / "hipMemcpyDtoH" (to: Opaque, from: Opaque, bytes: usize) = |call| submit(std::ptr::null_mut(), Legacy, call);
+    hipMemcpyDtoD / "hipMemcpyDtoD" (to: Opaque, from: Opaque, bytes: usize) = |call| submit(std::ptr::null_mut(), Legacy, call);
+    hipMemcpyHtoA / "hipMemcpyHtoA" (to: Opaque, offset: usize, from: Opaque, bytes: usize) = |call| submit(std::ptr::null_mut(), Legacy, call);
+    hipMemcpyAtoH / "hipMemcpyAtoH" (to: Opaque, from: Opaque, offset: usize, bytes: usize) = |call| submit(std::ptr::null_mut(), Legacy, call);
+    hipMemcpy2D / "hipMemcpy2D" (to: Opaque, to_pitch: usize, from: Opaque, from_pitch: usize, width: usize, height: usize, kind: i32) = |call| submit(std::ptr::null_mut(), Legacy, call);
+    hipMemcpy2D_spt / "hipMemcpy2D_spt" (to: Opaque, to_pitch: usize, from: Opaque, from_pitch: usize, width: usize, height: usize, kind: i32) = |call| submit(std::ptr::null_mut(), PerThread, call);
+    hipMemcpyParam2D / "hipMemcpyParam2D" (copy: Opaque) = |call| submit(std::ptr::null_mut(), Legacy, call);
+    hipMemcpy3D / "hipMemcpy3D" (copy: Opaque) = |call| submit(std::ptr::null_mut(), Legacy, call);
+    hipMemcpy3D_spt / "hipMemcpy3D_spt" (copy: Opaque) = |call| submit(std::ptr::null_mut(), PerThread, call);
+    hipDrvMemcpy3D / "hipDrvMemcpy3D" (copy: Opaque) = |call| submit(std::ptr::null_mut(), Legacy, call);
+    hipDrvMemcpy2DUnaligned / "hipDrvMemcpy2DUnaligned" (copy: Opaque) = |call| submit(std::ptr::null_mut(), Legacy, call);
+    hipMemcpyToSymbol / "hipMemcpyToSymbol" (to: Opaque, from: Opaque, bytes: usize, offset: usize, kind: i32) = |call| submit(std::ptr::null_mut(), Legacy, call);
+    hipMemcpyToSymbol_spt / "hipMemcpyToSymbol_spt" (to: Opaque, from: Opaque, bytes: usize, offset: usize, kind: i32) = |call| submit(std::ptr::null_mut(), PerThread, call);
+    hipMemcpyFromSymbol / "hipMemcpyFromSymbol" (to: Opaque, from: Opaque, bytes: usize, offset: usize, kind: i32) = |call| submit(std::ptr::null_mut(), Legacy, call);
+    hipMemcpyFromSymbol_spt / "hipMemcpyFromSymbol_spt" (to: Opaque, from: Opaque, bytes: usize, offset: usize, kind: i32) = |call| submit(std::ptr::null_mut(), PerThread, call);
+    hipMemcpy2DToArray / "hipMemcpy2DToArray" (to: Opaque, x: usize, y: usize, from: Opaque, pitch: usize, width: usize, height: usize, kind: i32) = |call| submit(std::ptr::null_mut(), Legacy, call);
+    hipMemcpy2DToArray_spt / "hipMemcpy2DToArray_spt" (to: Opaque, x: usize, y: usize, from: Opaque, pitch: usize, width: usize, height: usize, kind: i32) = |call| submit(std::ptr::null_mut(), PerThread, call);
+    hipMemcpy2DFromArray / "hipMemcpy2DFromArray" (to: Opaque, pitch: usize, from: Opaque, x: usize, y: usize, width: usize, height: usize, kind: i32) = |call| submit(std::ptr::null_mut(), Legacy, call);
+    hipMemcpy2DFromArray_spt / "hipMemcpy2DFromArray_spt" (to: Opaque, pitch: usize, from: Opaque, x: usize, y: usize, width: usize, height: usize, kind: i32) = |call| submit(std::ptr::null_mut(), PerThread, call);
+    hipMemset / "hipMemset" (to: Opaque, value: i32, bytes: usize) = |call| submit(std::ptr::null_mut(), Legacy, call);
+    hipMemset_spt / "hipMemset_spt" (to: Opaque, value: i32, bytes: usize) = |call| submit(std::ptr::null_mut(), PerThread, call);
+    hipMemset2D / "hipMemset2D" (to: Opaque, pitch: usize, value: i32, width: usize, height: usize) = |call| submit(std::ptr::null_mut(), Legacy, call);
+    hipMemset2D_spt / "hipMemset2D_spt" (to: Opaque, pitch: usize, value: i32, width: usize, height: usize) = |call| submit(std::ptr::null_mut(), PerThread, call);
+    hipMemset3D / "hipMemset3D" (to: PitchedPtr, value: i32, extent: Extent) = |call| submit(std::ptr::null_mut(), Legacy, call);
+    hipMemset3D_spt / "hipMemset3D_spt" (to: PitchedPtr, value: i32, extent: Extent) = |call| submit(std::ptr::null_mut(), PerThread, call);
+    hipMemsetD8 / "hipMemsetD8" (to: Opaque, value: u8, count: usize) = |call| submit(std::ptr::null_mut(), Legacy, call);
+    hipMemsetD16 / "hipMemsetD16" (to: Opaque, value: u16, count: usize) = |call| submit(std::ptr::null_mut(), Legacy, call);
+    hipMemsetD32 / "hipMemsetD32" (to: Opaque, value: i32, count: usize) = |call| submit(std::ptr::null_mut(), Legacy, call);
+}
+
+// Waits, looks, and marks of the application's.
+hooks! { WAITING;
+    hipStreamSynchronize / "hipStreamSynchronize" (stream: hipStream_t) = |call| synchronize(stream, Legacy, call);
+    hipStreamSynchronize_spt / "hipStreamSynchronize_spt" (stream: hipStream_t) = |call| synchronize(stream, PerThread, call);
+    hipStreamQuery / "hipStreamQuery" (stream: hipStream_t) = |call| synchronize(stream, Legacy, call);
+    hipStreamQuery_spt / "hipStreamQuery_spt" (stream: hipStream_t) = |call| synchronize(stream, PerThread, call);
+    hipDeviceSynchronize / "hipDeviceSynchronize" () = streams::synchronize_device;
+    hipCtxSynchronize / "hipCtxSynchronize" () = streams::synchronize_device;
+    hipEventRecord / "hipEventRecord" (event: hipEvent_t, stream: hipStream_t) = |call| streams::record(event, stream, Legacy, call);
+    hipEventRecord_spt / "hipEventRecord_spt" (event: hipEvent_t, stream: hipStream_t) = |call| streams::record(event, stream, PerThread, call);
+    hipEventRecordWithFlags / "hipEventRecordWithFlags" (event: hipEvent_t, stream: hipStream_t, flags: u32) = |call| streams::record(event, stream, Legacy, call);
+    hipEventSynchronize / "hipEventSynchronize" (event: hipEvent_t) = |call| streams::reached(event, call);
+    hipEventQuery / "hipEventQuery" (event: hipEvent_t) = |call| streams::reached(event, call);
+}
+
+// Captures, and the end of streams.
+hooks! { LIFE;
+    hipStreamBeginCapture / "hipStreamBeginCapture" (stream: hipStream_t, mode: i32) = streams::begin_capture;
+    hipStreamBeginCapture_spt / "hipStreamBeginCapture_spt" (stream: hipStream_t, mode: i32) = streams::begin_capture;
+    hipStreamBeginCaptureToGraph / "hipStreamBeginCaptureToGraph" (stream: hipStream_t, graph: Opaque, nodes: Opaque, edges: Opaque, count: usize, mode: i32) = streams::begin_capture;
+    hipStreamEndCapture / "hipStreamEndCapture" (stream: hipStream_t, graph: Opaque) = streams::end_capture;
+    hipStreamEndCapture_spt / "hipStreamEndCapture_spt" (stream: hipStream_t, graph: Opaque) = streams::end_capture;
+    hipStreamDestroy / "hipStreamDestroy" (stream: hipStream_t) = |call| streams::destroy(stream, call);
+    hipDeviceReset / "hipDeviceReset" () = streams::reset;
+}
+
+// Calls that may wait for everything on the device, or hold locks over such a wait.
+hooks! { DEVICE_WIDE;
+    hipMalloc / "hipMalloc" (place: Opaque, bytes: usize) = streams::device_wide;
+    hipFree / "hipFree" (memory: Opaque) = streams::device_wide;
+    hipHostMalloc / "hipHostMalloc" (place: Opaque, bytes: usize, flags: u32) = streams::device_wide;
+    hipHostFree / "hipHostFree" (memory: Opaque) = streams::device_wide;
+    hipHostRegister / "hipHostRegister" (memory: Opaque, bytes: usize, flags: u32) = streams::device_wide;
+    hipHostUnregister / "hipHostUnregister" (memory: Opaque) = streams::device_wide;
+    hipModuleLoad / "hipModuleLoad" (place: Opaque, path: Opaque) = streams::device_wide;
+    hipModuleLoadData / "hipModuleLoadData" (place: Opaque, image: Opaque) = streams::device_wide;
+    hipModuleLoadDataEx / "hipModuleLoadDataEx" (place: Opaque, image: Opaque, count: u32, options: Opaque, values: Opaque) = streams::device_wide;
+    hipModuleUnload / "hipModuleUnload" (module: Opaque) = streams::device_wide;
+    hipMemPoolTrimTo / "hipMemPoolTrimTo" (pool: Opaque, keep: usize) = streams::device_wide;
+}
+
+// The lookup that hands out the others.
+hooks! { LOOKUP;
+    hipGetProcAddress / "hipGetProcAddress" (name: Opaque, place: *mut Opaque, version: i32, flags: u64, status: Opaque) = |call| crate::lookup::handed_out(place, call);
+}
+
+/// Every hook.
+pub(crate) fn all() -> impl Iterator<Item = &'static Hook> {
+    [SUBMITTING, BLOCKING, WAITING, LIFE, DEVICE_WIDE, LOOKUP]
+        .into_iter()
+        .flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_hook_is_exported_with_a_version_and_nothing_else_is() {
+        let map = include_str!("../exports.map");
+        let mut exported: Vec<_> = map
+            .lines()
+            .filter_map(|line| line.trim().strip_suffix(';'))
+            .filter(|name| name.starts_with("hip") || name.starts_with("_Z"))
+            .filter(|name| !name.contains('*'))
+            .collect();
+        let mut hooks: Vec<_> = all().filter_map(|hook| hook.name.to_str().ok()).collect();
+        exported.sort_unstable();
+        hooks.sort_unstable();
+        assert_eq!(exported, hooks);
+    }
+}

@@ -1,0 +1,18 @@
+//! `libshimhip.so`: takes over the command queues of an unmodified HIP program, by `LD_PRELOAD`.
+//!
+//! Where a launch enters: direct linking (the hooks are exported with the versions that the real
+//! runtime gives them, `exports.map`), or a lookup (`lookup`), gives one of the `hooks`; the hook
+//! finds the stream's XQueue (`streams`), passes its admission, and calls the runtime (`runtime`)
+//! itself: same thread, same arguments, same result. How a stream is stopped: `stream`.
+//!
+//! A guest in somebody else's process: nothing happens before the first launch; an internal error
+//! switches the shim off for the process.
+
+#![allow(unreachable_pub, reason = "exported to C, used by no other crate")]
+
+mod hooks;
+mod lookup;
+mod runtime;
+mod stream;
+mod streams;
+mod sys;

@@ -1,0 +1,178 @@
+//! A HIP stream as a hw queue: marks are commands in the stream itself.
+//!
+//! The segment is registered with the runtime, so that the device writes completion marks in it.
+//! What is asked of the runtime on the application's thread leaves that thread's device as it is.
+
+use std::{
+    ffi::{c_char, c_void},
+    sync::{Mutex, PoisonError},
+};
+
+use xsched_wire::{
+    ControlBlock, Level, Share,
+    segment::{Layout, SEGMENT_BYTES},
+};
+use xsched_xqueue::{HwError, HwQueue, Spacing, Support};
+
+use crate::{runtime, streams, sys::*};
+
+/// One stream.
+pub(crate) struct Stream {
+    raw: usize,
+    device: i32,
+    layout: &'static Layout,
+    /// Whether the stream lives: whoever enters the runtime from another thread holds the lock, and
+    /// the end of the stream waits for them.
+    alive: Mutex<bool>,
+}
+
+impl Stream {
+    pub(crate) fn new(raw: usize, device: i32, layout: &'static Layout) -> Self {
+        Stream {
+            raw,
+            device,
+            layout,
+            alive: Mutex::new(true),
+        }
+    }
+
+    /// The stream ends: no other thread enters the runtime with it from now on.
+    pub(crate) fn let_go(&self) {
+        *self.alive.lock().unwrap_or_else(PoisonError::into_inner) = false;
+    }
+
+    fn raw(&self) -> hipStream_t {
+        self.raw as hipStream_t
+    }
+
+    /// A word's address for the device.
+    fn address(&self, word: *const u32) -> Result<Opaque, HwError> {
+        device_address(word).or_else(|_| {
+            register(self.layout)?;
+            device_address(word)
+        })
+    }
+}
+
+/// Makes the segment accessible to all devices.
+fn register(layout: &'static Layout) -> Result<(), HwError> {
+    let start: *mut c_void = std::ptr::from_ref(layout).cast_mut().cast();
+    let flags = HIP_HOST_REGISTER_PORTABLE | HIP_HOST_REGISTER_MAPPED;
+    // SAFETY: exactly the segment's mapping, which lasts as long as the process.
+    let result =
+        runtime::relaxed(|| unsafe { runtime::host_register(start, SEGMENT_BYTES, flags) });
+    match result {
+        // Another thread was first.
+        HIP_SUCCESS | HIP_ERROR_ALREADY_REGISTERED => Ok(()),
+        error => checked("hipHostRegister", error),
+    }
+}
+
+fn device_address(word: *const u32) -> Result<Opaque, HwError> {
+    let mut address = std::ptr::null_mut();
+    // SAFETY: the word lies in the segment; a valid place for the result.
+    let result =
+        unsafe { runtime::host_get_device_pointer(&mut address, word.cast_mut().cast(), 0) };
+    checked("hipHostGetDevicePointer", result)?;
+    Ok(address)
+}
+
+fn checked(what: &str, result: hipError_t) -> Result<(), HwError> {
+    if result == HIP_SUCCESS {
+        return Ok(());
+    }
+    // SAFETY: no arguments. What we failed at is not the application's error.
+    unsafe { runtime::get_last_error() };
+    Err(HwError::Unsupported(format!(
+        "{what} failed with error {result}"
+    )))
+}
+
+/// What the explicit API submits: a call into the runtime.
+pub(crate) type Command = Box<dyn FnOnce() -> hipError_t + Send>;
+
+impl HwQueue for Stream {
+    type Command = Command;
+
+    fn support(&self) -> Support {
+        Support {
+            level: Level::Lv1,
+            reason: Some("gates inside HIP streams are not supported".into()),
+            one_background: false,
+            independent: false,
+        }
+    }
+
+    fn launch(&self, command: Command) -> Result<(), HwError> {
+        match command() {
+            HIP_SUCCESS => Ok(()),
+            error => Err(HwError::Command(format!("HIP error {error}"))),
+        }
+    }
+
+    fn synchronize(&self) -> Result<(), HwError> {
+        // SAFETY: the program's own stream.
+        match unsafe { runtime::stream_synchronize(self.raw()) } {
+            HIP_SUCCESS => Ok(()),
+            error => Err(HwError::Command(format!("HIP error {error}"))),
+        }
+    }
+
+    fn is_drained(&self) -> bool {
+        // From another thread a per-thread default stream would be that thread's.
+        if self.raw == HIP_STREAM_PER_THREAD {
+            return false;
+        }
+        let alive = self.alive.lock().unwrap_or_else(PoisonError::into_inner);
+        if !*alive {
+            return false;
+        }
+        // The null stream is that of the thread's device, which on the agent's thread is ours.
+        if self.raw <= HIP_STREAM_PER_THREAD && runtime::current_device() != Some(self.device) {
+            // SAFETY: any number may be passed.
+            unsafe { runtime::set_device(self.device) };
+        }
+        // SAFETY: the stream lives while the lock is held.
+        let query = || runtime::relaxed(|| unsafe { runtime::stream_query(self.raw()) });
+        // During a capture even a question may be illegal.
+        streams::unless_capturing(query) == Some(HIP_SUCCESS)
+    }
+
+    fn mark(&self, block: &'static ControlBlock, value: u32) -> Result<(), HwError> {
+        let address = self.address(block.completed_address())?;
+        // SAFETY: the program's own stream; the word belongs to the device.
+        let result = unsafe { runtime::stream_write_value(self.raw(), address, value, 0) };
+        checked("hipStreamWriteValue32", result)
+    }
+
+    fn gate(&self, _block: &'static ControlBlock) -> Result<(), HwError> {
+        Err(HwError::Unsupported(
+            "gates inside HIP streams are not supported".into(),
+        ))
+    }
+
+    fn set_share(&self, _share: Share) -> Result<(), HwError> {
+        Err(HwError::Unsupported(
+            "the compute queues of HIP programs are left alone".into(),
+        ))
+    }
+
+    fn spacing(&self) -> Spacing {
+        Spacing::Commands(8)
+    }
+}
+
+/// The same in every process that uses the same device: by its place on the bus, since ordinals
+/// depend on `HIP_VISIBLE_DEVICES`.
+pub(crate) fn device_name(device: i32) -> String {
+    let mut text = [0_u8; 32];
+    // SAFETY: a place of that size; the last byte stays 0.
+    let result = unsafe { runtime::device_bus_id(text.as_mut_ptr().cast::<c_char>(), 31, device) };
+    let end = text.iter().position(|&byte| byte == 0).unwrap_or(0);
+    match std::str::from_utf8(&text[..end]) {
+        Ok(place) if result == HIP_SUCCESS && !place.is_empty() => {
+            format!("hip:{}", place.to_lowercase())
+        }
+        _ => format!("hip:{device}"),
+    }
+}

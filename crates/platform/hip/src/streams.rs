@@ -1,0 +1,339 @@
+//! Every stream that has work, and its XQueue.
+
+use std::{
+    cell::Cell,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+};
+
+use xsched_agent::Agent;
+use xsched_shim::{
+    events::{self, Note},
+    process::generation,
+    state::{self, guarded},
+    table::{Keyed, Table},
+};
+use xsched_xqueue::XQueue;
+
+use crate::{
+    runtime,
+    stream::{self, Stream},
+    sys::*,
+};
+
+/// Which default stream a null handle means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flavour {
+    /// The device's one.
+    Legacy,
+    /// The calling thread's own.
+    PerThread,
+}
+
+/// A stream in this process. Handles of created streams are unique by themselves; a default stream
+/// is named by its device, and by its thread where it is the thread's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Key(usize);
+
+const OF_DEVICE: usize = 1 << 63;
+const OF_THREAD: usize = 1 << 62;
+
+/// A stream that was used.
+pub(crate) struct Entry {
+    key: usize,
+    raw: usize,
+    device: i32,
+    /// Unique in the process: handles are used again.
+    id: u64,
+    /// The process that made it: streams do not survive a fork.
+    generation: u32,
+    /// `None`: it could not be put under a scheduler, and is not tried again.
+    queue: Option<XQueue<Stream>>,
+}
+
+impl Keyed for Entry {
+    fn key(&self) -> usize {
+        self.key
+    }
+}
+
+static TABLE: Table<Entry> = Table::new();
+/// Streams that are being captured; while there are none, nobody asks.
+static CAPTURES: AtomicU32 = AtomicU32::new(0);
+/// Held while the runtime is asked what a capture would be spoiled by; none begins meanwhile.
+static ASKING: Mutex<()> = Mutex::new(());
+/// Held while a stream gets its queue.
+static MAKING: Mutex<()> = Mutex::new(());
+
+thread_local! {
+    /// Inside a hook: calls of the runtime to itself, or of ours to it, pass through.
+    static INSIDE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether a hook that is entered now has anything to do. True: until [`leave`] it has not.
+#[inline]
+pub(crate) fn enter() -> bool {
+    state::is_active()
+        && INSIDE
+            .try_with(|inside| !inside.replace(true))
+            .unwrap_or(false)
+}
+
+/// Undoes [`enter`].
+#[inline]
+pub(crate) fn leave() {
+    let _ = INSIDE.try_with(|inside| inside.set(false));
+}
+
+// ---- looking up ----
+
+/// The handle by which functions without a flavour know a stream.
+fn explicit(stream: hipStream_t, flavour: Flavour) -> usize {
+    match (stream as usize, flavour) {
+        (0, Flavour::PerThread) => HIP_STREAM_PER_THREAD,
+        (HIP_STREAM_LEGACY, _) => 0,
+        (raw, _) => raw,
+    }
+}
+
+#[inline]
+fn key(raw: usize) -> Option<Key> {
+    if raw > HIP_STREAM_PER_THREAD {
+        return Some(Key(raw));
+    }
+    let device = runtime::current_device()? as usize;
+    if raw == HIP_STREAM_PER_THREAD {
+        let thread = rustix::thread::gettid().as_raw_nonzero().get() as usize;
+        return Some(Key(OF_THREAD | thread << 16 | device));
+    }
+    Some(Key(OF_DEVICE | device))
+}
+
+fn get(key: Key) -> Option<&'static Entry> {
+    TABLE
+        .get(key.0)
+        .filter(|entry| entry.generation == generation())
+}
+
+/// The stream's queue, if it had work before and is not being captured.
+pub(crate) fn find(
+    stream: hipStream_t,
+    flavour: Flavour,
+) -> Option<(&'static Entry, &'static XQueue<Stream>)> {
+    let raw = explicit(stream, flavour);
+    if is_capturing(raw) {
+        return None;
+    }
+    let entry = get(key(raw)?)?;
+    Some((entry, entry.queue.as_ref()?))
+}
+
+/// The queue through which a command on this stream goes; made if this is its first command.
+/// `None`: into a graph, or nobody schedules the stream.
+#[inline]
+pub(crate) fn way(stream: hipStream_t, flavour: Flavour) -> Option<&'static XQueue<Stream>> {
+    let raw = explicit(stream, flavour);
+    if is_capturing(raw) {
+        return None;
+    }
+    let key = key(raw)?;
+    get(key).or_else(|| create(key, raw))?.queue.as_ref()
+}
+
+#[inline]
+fn is_capturing(raw: usize) -> bool {
+    CAPTURES.load(Ordering::Relaxed) != 0 && ask_capturing(raw)
+}
+
+#[cold]
+fn ask_capturing(raw: usize) -> bool {
+    let mut status = HIP_CAPTURE_STATUS_NONE;
+    // SAFETY: the program's own stream; a valid place for the result.
+    let asked = unsafe { runtime::stream_is_capturing(raw as hipStream_t, &mut status) };
+    // An error says that the null stream may not be asked now: then it may not be used, either.
+    asked != HIP_SUCCESS || status != HIP_CAPTURE_STATUS_NONE
+}
+
+/// Asks the runtime, unless any stream of the process is being captured.
+pub(crate) fn unless_capturing<T>(ask: impl FnOnce() -> T) -> Option<T> {
+    let _asking = ASKING.lock().unwrap_or_else(PoisonError::into_inner);
+    (CAPTURES.load(Ordering::SeqCst) == 0).then(ask)
+}
+
+// ---- coming and going ----
+
+#[cold]
+fn create(key: Key, raw: usize) -> Option<&'static Entry> {
+    static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+    guarded(|| {
+        let _making = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(entry) = get(key) {
+            return Some(entry); // another thread was first
+        }
+        let device = match raw > HIP_STREAM_PER_THREAD {
+            true => runtime::stream_device(raw as hipStream_t)?,
+            false => runtime::current_device()?,
+        };
+        let agent = state::agent()?;
+        let hw = Stream::new(raw, device, agent.layout());
+        let queue = agent.attach(hw, &stream::device_name(device));
+        if let Err(error) = &queue {
+            state::say(&format!("a stream runs unscheduled: {error}"));
+        }
+        TABLE.insert(Entry {
+            key: key.0,
+            raw,
+            device,
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            generation: generation(),
+            queue: queue.ok(),
+        });
+        get(key)
+    })
+    .flatten()
+}
+
+/// Takes out every entry that matches. Their gates open first: the runtime may wait for what
+/// stands behind one.
+fn retire(matches: impl Fn(&Entry) -> bool) {
+    guarded(|| {
+        for entry in TABLE.all().filter(|entry| matches(entry)) {
+            if let Some(queue) = &entry.queue
+                && entry.generation == generation()
+            {
+                queue.hw().let_go();
+                queue.retire();
+            }
+            TABLE.remove(entry.key);
+        }
+    });
+}
+
+/// Around the end of a stream.
+pub(crate) fn destroy(stream: hipStream_t, call: impl FnOnce() -> hipError_t) -> hipError_t {
+    let raw = stream as usize;
+    let captures = raw > HIP_STREAM_PER_THREAD && is_capturing(raw);
+    if raw > HIP_STREAM_PER_THREAD {
+        retire(|entry| entry.raw == raw);
+    }
+    let result = call();
+    if captures && result == HIP_SUCCESS {
+        uncount_capture(); // nobody can end this capture any more
+    }
+    result
+}
+
+/// Around the reset of the calling thread's device.
+pub(crate) fn reset(call: impl FnOnce() -> hipError_t) -> hipError_t {
+    let device = runtime::current_device();
+    retire(|entry| Some(entry.device) == device);
+    opened(call)
+}
+
+// ---- synchronizing, capturing ----
+
+/// Around a wait for everything on the calling thread's device.
+pub(crate) fn synchronize_device(call: impl FnOnce() -> hipError_t) -> hipError_t {
+    let device = runtime::current_device();
+    let points: Vec<_> = TABLE
+        .all()
+        .filter(|entry| Some(entry.device) == device && entry.generation == generation())
+        .filter_map(|entry| entry.queue.as_ref())
+        .filter_map(|queue| Some((queue, queue.begin_synchronize()?)))
+        .collect();
+    let result = device_wide(call);
+    if result == HIP_SUCCESS {
+        for (queue, point) in points {
+            queue.end_synchronize(Some(point));
+        }
+    }
+    result
+}
+
+/// Around a call that may wait for a whole device. In a process of several task groups what it
+/// waits for may be held, by a thread that itself is waited for: all gates open for the duration.
+pub(crate) fn device_wide(call: impl FnOnce() -> hipError_t) -> hipError_t {
+    match Agent::current().is_some_and(|agent| agent.has_several_groups()) {
+        true => opened(call),
+        false => call(),
+    }
+}
+
+fn opened(call: impl FnOnce() -> hipError_t) -> hipError_t {
+    let agent = Agent::current();
+    let _open = agent
+        .as_ref()
+        .and_then(|agent| guarded(|| agent.open_while()));
+    call()
+}
+
+/// Around the recording of an event.
+pub(crate) fn record(
+    event: hipEvent_t,
+    stream: hipStream_t,
+    flavour: Flavour,
+    call: impl FnOnce() -> hipError_t,
+) -> hipError_t {
+    let found = find(stream, flavour);
+    // Before the call: a command that is submitted meanwhile may stand behind the event.
+    let number = found.map_or(0, |(_, queue)| queue.slot().block.state().submitted());
+    let result = call();
+    match found {
+        Some((entry, _)) if result == HIP_SUCCESS => events::note(
+            event as usize,
+            Note {
+                key: entry.key,
+                id: entry.id,
+                number,
+            },
+        ),
+        _ => events::forget(event as usize),
+    }
+    result
+}
+
+/// Around a wait for, or a look at, an event.
+pub(crate) fn reached(event: hipEvent_t, call: impl FnOnce() -> hipError_t) -> hipError_t {
+    // Taken before the call, as every drain point must be.
+    let point = events::look_up(event as usize).and_then(|note| {
+        let entry = get(Key(note.key)).filter(|entry| entry.id == note.id)?;
+        let queue = entry.queue.as_ref()?;
+        let point = queue.begin_synchronize()?;
+        (point.number() == note.number).then_some((queue, point))
+    });
+    let result = call();
+    if result == HIP_SUCCESS
+        && let Some((queue, point)) = point
+    {
+        queue.end_synchronize(Some(point));
+    }
+    result
+}
+
+/// Around the beginning of a capture.
+pub(crate) fn begin_capture(call: impl FnOnce() -> hipError_t) -> hipError_t {
+    // Counted before: the stream captures from inside the call on.
+    let asking = ASKING.lock().unwrap_or_else(PoisonError::into_inner);
+    CAPTURES.fetch_add(1, Ordering::SeqCst);
+    drop(asking);
+    let result = call();
+    if result != HIP_SUCCESS {
+        uncount_capture();
+    }
+    result
+}
+
+/// Around the end of a capture, which ends it also when it fails.
+pub(crate) fn end_capture(call: impl FnOnce() -> hipError_t) -> hipError_t {
+    let result = call();
+    uncount_capture();
+    result
+}
+
+fn uncount_capture() {
+    let _ = CAPTURES.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |count| {
+        count.checked_sub(1)
+    });
+}

@@ -1,0 +1,75 @@
+//! Types and constants of the HIP runtime API that the shim uses (hip_runtime_api.h, 5 to 7).
+
+#![allow(non_camel_case_types, reason = "the runtime's own names")]
+
+use std::ffi::c_void;
+
+pub(crate) type hipError_t = i32;
+pub(crate) type hipStream_t = *mut c_void;
+pub(crate) type hipEvent_t = *mut c_void;
+
+/// An argument that is passed on untouched: a pointer or handle.
+pub(crate) type Opaque = *mut c_void;
+
+pub(crate) const HIP_SUCCESS: hipError_t = 0;
+/// `hipErrorSharedObjectSymbolNotFound`: the runtime has no such function.
+pub(crate) const HIP_ERROR_NOT_FOUND: hipError_t = 302;
+pub(crate) const HIP_ERROR_ALREADY_REGISTERED: hipError_t = 712;
+
+/// The null stream by an explicit handle (ROCm 7).
+pub(crate) const HIP_STREAM_LEGACY: usize = 1;
+/// The calling thread's default stream by an explicit handle.
+pub(crate) const HIP_STREAM_PER_THREAD: usize = 2;
+
+pub(crate) const HIP_HOST_REGISTER_PORTABLE: u32 = 1;
+pub(crate) const HIP_HOST_REGISTER_MAPPED: u32 = 2;
+
+pub(crate) const HIP_CAPTURE_MODE_RELAXED: i32 = 2;
+pub(crate) const HIP_CAPTURE_STATUS_NONE: i32 = 0;
+
+/// Dimensions by value (`dim3`).
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Dim3([u32; 3]);
+
+/// A size by value (`hipExtent`).
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Extent([usize; 3]);
+
+/// A pitched address by value (`hipPitchedPtr`): address, pitch, width, height.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct PitchedPtr(*mut c_void, [usize; 3]);
+
+/// Arguments of `hipLaunchKernelExC` (`hipLaunchConfig_t`): grid, block, shared memory, stream …
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct LaunchConfig {
+    dimensions: [u32; 6],
+    shared_bytes: usize,
+    pub(crate) stream: hipStream_t,
+}
+
+/// Arguments of `hipDrvLaunchKernelEx` (`HIP_LAUNCH_CONFIG`).
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct DriverLaunchConfig {
+    dimensions: [u32; 6],
+    shared_bytes: u32,
+    pub(crate) stream: hipStream_t,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layouts_are_the_runtimes() {
+        assert_eq!(size_of::<Dim3>(), 12);
+        assert_eq!(size_of::<Extent>(), 24);
+        assert_eq!(size_of::<PitchedPtr>(), 32);
+        assert_eq!(std::mem::offset_of!(LaunchConfig, stream), 32);
+        assert_eq!(std::mem::offset_of!(DriverLaunchConfig, stream), 32);
+    }
+}

@@ -1,0 +1,68 @@
+//! Builds the command and the shims, links those whose exports have versions, lays them out.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, bail};
+
+/// Everything that `xsched` needs at run time; the folder that holds it.
+pub(crate) fn all(root: &Path, release: bool) -> Result<PathBuf> {
+    let mut arguments = vec!["build"];
+    for package in ["xsched", "xsched-cuda", "xsched-opencl", "xsched-hip"] {
+        arguments.extend(["-p", package]);
+    }
+    arguments.extend(release.then_some("--release"));
+    crate::cargo(root, &arguments)?;
+    let folder = target(root).join(if release { "release" } else { "debug" });
+    link_hip(root, &folder)?;
+    Ok(folder)
+}
+
+/// `bin/xsched` and the shims in `lib`, under a prefix.
+pub(crate) fn dist(root: &Path, prefix: &Path) -> Result<()> {
+    let folder = all(root, true)?;
+    let files = [
+        ("bin", "xsched"),
+        ("lib", "libshimcuda.so"),
+        ("lib", "libshimhip.so"),
+        ("lib", "libshimopencl.so"),
+    ];
+    for (place, file) in files {
+        let place = prefix.join(place);
+        fs::create_dir_all(&place).with_context(|| format!("cannot make {}", place.display()))?;
+        // Beside, then renamed: a running program keeps the file that it has mapped.
+        let (new, last) = (place.join(format!("{file}.new")), place.join(file));
+        fs::copy(folder.join(file), &new)
+            .and_then(|_| fs::rename(&new, &last))
+            .with_context(|| format!("cannot write {}", last.display()))?;
+        println!("xtask: {}", last.display());
+    }
+    Ok(())
+}
+
+/// The HIP shim's archive becomes a library whose exports have versions, which rustc cannot give.
+fn link_hip(root: &Path, folder: &Path) -> Result<()> {
+    let map = root.join("crates/platform/hip/exports.map");
+    let status = Command::new("cc")
+        .args(["-shared", "-Wl,-soname,libshimhip.so", "-Wl,--gc-sections"])
+        .arg("-Wl,-z,defs,-z,now,-z,relro")
+        .arg(format!("-Wl,--version-script={}", map.display()))
+        .arg("-Wl,--whole-archive")
+        .arg(folder.join("libshimhip.a"))
+        .arg("-Wl,--no-whole-archive")
+        .args(["-lgcc_s", "-lpthread", "-lm", "-ldl", "-lc", "-o"])
+        .arg(folder.join("libshimhip.so"))
+        .status()
+        .context("cannot run cc: install a C compiler")?;
+    if !status.success() {
+        bail!("libshimhip.so cannot be linked ({status})");
+    }
+    Ok(())
+}
+
+fn target(root: &Path) -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from)
+}
