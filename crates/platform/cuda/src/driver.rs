@@ -5,9 +5,10 @@ use std::{
     sync::atomic::{AtomicPtr, Ordering},
 };
 
+use xsched_shim::dlsym;
 use xsched_wire::env;
 
-use crate::{lookup::real_dlsym, sys::*};
+use crate::sys::*;
 
 const SONAME: &CStr = c"libcuda.so.1";
 
@@ -33,9 +34,14 @@ pub(crate) fn library() -> Option<*mut c_void> {
 /// Address of a driver function, null if this driver has none of that name.
 pub(crate) fn address(name: &CStr) -> *mut c_void {
     match library() {
-        Some(library) => real_dlsym(library, name.as_ptr()),
+        Some(library) => exported(library, name),
         None => std::ptr::null_mut(),
     }
+}
+
+fn exported(library: *mut c_void, name: &CStr) -> *mut c_void {
+    // SAFETY: the driver's handle, which is never closed.
+    unsafe { dlsym::real(library, name) }
 }
 
 /// A driver function that is resolved at its first use.
@@ -68,7 +74,7 @@ impl Function {
     #[cold]
     fn resolve(&self) -> Option<*mut c_void> {
         // A program may ask a hook before it loads the driver: that says nothing about the driver.
-        let found = real_dlsym(library()?, self.name.as_ptr());
+        let found = exported(library()?, self.name);
         let stored = if found.is_null() { MISSING } else { found };
         self.address.store(stored, Ordering::Relaxed);
         (!found.is_null()).then_some(found)

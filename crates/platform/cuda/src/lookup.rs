@@ -5,16 +5,10 @@
 //! of its exported functions, so a hook is chosen by *address*: whatever the way, the name or the
 //! version, the same function gets the same hook. Programs that link to the driver directly find
 //! the hooks by name, since the shim is loaded first.
-//!
-//! `dlsym` itself is wrapped. Pseudo-handles (`RTLD_DEFAULT`, `RTLD_NEXT`) mean "seen from the
-//! caller", so those calls go on by a tail jump, the caller's return address on the stack.
 
 use std::{
     ffi::{CStr, c_char, c_void},
-    sync::{
-        OnceLock,
-        atomic::{AtomicPtr, Ordering},
-    },
+    sync::OnceLock,
 };
 
 use crate::{
@@ -24,74 +18,12 @@ use crate::{
     sys::*,
 };
 
-/// libc's `dlsym`.
-static REAL_DLSYM: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
+xsched_shim::export_dlsym!(instead_of);
 
-/// The wrapped `dlsym`: pseudo-handles go on by a tail jump, real ones to [`lookup_symbol`].
-///
-/// # Safety
-/// As libc's.
-#[unsafe(no_mangle)]
-#[unsafe(naked)]
-pub unsafe extern "C" fn dlsym(handle: *mut c_void, name: *const c_char) -> *mut c_void {
-    core::arch::naked_asm!(
-        "lea rax, [rdi + 1]", // RTLD_NEXT is -1, RTLD_DEFAULT is 0
-        "cmp rax, 1",
-        "ja {lookup}",
-        "mov rax, qword ptr [rip + {real}]",
-        "test rax, rax",
-        "jz 2f",
-        "jmp rax",
-        "2:",
-        "push rdi",
-        "push rsi",
-        "sub rsp, 8",
-        "call {resolve}",
-        "add rsp, 8",
-        "pop rsi",
-        "pop rdi",
-        "jmp rax",
-        lookup = sym lookup_symbol,
-        real = sym REAL_DLSYM,
-        resolve = sym resolve_dlsym,
-    )
-}
-
-extern "C" fn resolve_dlsym() -> *mut c_void {
-    let known = REAL_DLSYM.load(Ordering::Relaxed);
-    if !known.is_null() {
-        return known;
-    }
-    // glibc 2.34 moved it from libdl to libc under a new version; both still answer the old one.
-    for version in [c"GLIBC_2.34", c"GLIBC_2.2.5"] {
-        // SAFETY: terminated strings; `dlvsym` is not wrapped.
-        let found = unsafe { libc::dlvsym(libc::RTLD_NEXT, c"dlsym".as_ptr(), version.as_ptr()) };
-        if !found.is_null() {
-            REAL_DLSYM.store(found, Ordering::Relaxed);
-            return found;
-        }
-    }
-    std::process::abort(); // no libc has no dlsym
-}
-
-/// libc's `dlsym` for a real handle.
-pub(crate) fn real_dlsym(handle: *mut c_void, name: *const c_char) -> *mut c_void {
-    type Dlsym = unsafe extern "C" fn(*mut c_void, *const c_char) -> *mut c_void;
-    // SAFETY: the address is that of libc's `dlsym`.
-    let real: Dlsym = unsafe { std::mem::transmute(resolve_dlsym()) };
-    // SAFETY: the caller's handle and string, passed on.
-    unsafe { real(handle, name) }
-}
-
-extern "C" fn lookup_symbol(handle: *mut c_void, name: *const c_char) -> *mut c_void {
-    let found = real_dlsym(handle, name);
-    if found.is_null() || name.is_null() {
-        return found;
-    }
-    // SAFETY: libc has just read this string to its end.
-    let name = unsafe { CStr::from_ptr(name) }.to_bytes();
+/// What a program gets that looked `name` up and would get `found`.
+fn instead_of(name: &CStr, found: *mut c_void) -> *mut c_void {
     // Driver functions are named cuXxx; the runtime's and other libraries' go on in lower case.
-    match name {
+    match name.to_bytes() {
         [b'c', b'u', third, ..] if third.is_ascii_uppercase() => hook_for(found),
         _ => found,
     }

@@ -1,58 +1,9 @@
-//! Whether the shim acts in this process, and its one agent.
-
-use std::{
-    io::Write,
-    sync::atomic::{AtomicU8, Ordering},
-};
+//! Whether the shim acts in this process, its one agent, and calls that open its gates.
 
 use xsched_agent::Agent;
-use xsched_wire::env::{Scheduler, Settings};
+pub(crate) use xsched_shim::state::{agent, guarded, is_active, say};
 
 use crate::sys::CUresult;
-
-const UNDECIDED: u8 = 0;
-const ACTIVE: u8 = 1;
-const OFF: u8 = 2;
-
-static STATE: AtomicU8 = AtomicU8::new(UNDECIDED);
-
-/// Whether launches are scheduled; the environment decides at the first launch.
-#[inline]
-pub(crate) fn is_active() -> bool {
-    match STATE.load(Ordering::Relaxed) {
-        ACTIVE => true,
-        OFF => false,
-        _ => decide(),
-    }
-}
-
-#[cold]
-fn decide() -> bool {
-    let wanted = guarded(|| Settings::from_env().scheduler != Scheduler::Off).unwrap_or(false);
-    let state = if wanted { ACTIVE } else { OFF };
-    let _ = STATE.compare_exchange(UNDECIDED, state, Ordering::Relaxed, Ordering::Relaxed);
-    STATE.load(Ordering::Relaxed) == ACTIVE
-}
-
-/// Switches the shim off for this process: everything passes through from now on.
-#[cold]
-pub(crate) fn switch_off(reason: &str) {
-    if STATE.swap(OFF, Ordering::Relaxed) != OFF {
-        xsched_agent::release_at_exit();
-        say(&format!("{reason}: this program runs unscheduled"));
-    }
-}
-
-/// The process's agent.
-pub(crate) fn agent() -> Option<Agent> {
-    match Agent::from_env() {
-        Ok(agent) => Some(agent),
-        Err(error) => {
-            switch_off(&error.to_string());
-            None
-        }
-    }
-}
 
 /// Around a call that waits for a whole context. In a process of several task groups what it waits
 /// for may be held, by a thread that itself is waited for: so all gates of the process open for the
@@ -71,22 +22,4 @@ pub(crate) fn opened(call: impl FnOnce() -> CUresult) -> CUresult {
         .as_ref()
         .and_then(|agent| guarded(|| agent.open_while()));
     call()
-}
-
-/// Runs code that is off the hot path; a panic in it switches the shim off instead of ending the
-/// host program.
-pub(crate) fn guarded<T>(body: impl FnOnce() -> T) -> Option<T> {
-    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
-    result
-        .map_err(|_| switch_off("internal error in libshimcuda.so"))
-        .ok()
-}
-
-/// One line for people.
-pub(crate) fn say(message: &str) {
-    let _ = writeln!(
-        std::io::stderr(),
-        "xsched[{}]: {message}",
-        std::process::id()
-    );
 }

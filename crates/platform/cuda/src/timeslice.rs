@@ -409,7 +409,8 @@ unsafe fn real_ioctl(fd: c_int, request: c_ulong, argument: *mut c_void) -> c_in
     static REAL: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
     let mut real = REAL.load(Ordering::Relaxed);
     if real.is_null() {
-        real = crate::lookup::real_dlsym(libc::RTLD_NEXT, c"ioctl".as_ptr());
+        // SAFETY: a pseudo-handle.
+        real = unsafe { xsched_shim::dlsym::real(libc::RTLD_NEXT, c"ioctl") };
         REAL.store(real, Ordering::Relaxed);
     }
     if real.is_null() {

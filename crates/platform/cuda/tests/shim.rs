@@ -1,68 +1,18 @@
 //! The shim in real client processes, over the stand-in driver, with the local scheduler.
 
-#[path = "../../standin/tests/support/mod.rs"]
-mod support;
+mod common;
 
 use std::{
-    env,
-    ffi::c_void,
     sync::atomic::{AtomicU32, Ordering::SeqCst},
     thread,
     time::{Duration, Instant},
 };
 
-use libloading::os::unix::Library;
-use support::{Cuda, Handle, SUCCESS, Value::*, client};
-
-const NON_BLOCKING: u32 = 1;
-/// A priority that never runs, and so gets no pieces of the starvation guard either.
-const NO_RUN: i32 = -256;
-
-/// Runs `body` in a client with the shim preloaded.
-fn shimmed(environment: &[(&str, &str)], body: impl FnOnce(&Cuda)) {
-    let folder = env::current_exe().unwrap().parent().unwrap().to_owned();
-    let shim = folder.join("libshimcuda.so");
-    assert!(shim.exists(), "{} is not built", shim.display());
-    let mut all = vec![("LD_PRELOAD", shim.to_str().unwrap())];
-    all.extend(environment);
-    client(&all, body);
-}
-
-const LOCAL: (&str, &str) = ("XSCHED_POLICY", "hpf");
-
-fn level() -> i32 {
-    let level: extern "C" fn() -> i32 = entry("xsched_level");
-    level()
-}
-
-fn set_priority(stream: Handle, priority: i32) -> i32 {
-    let set: extern "C" fn(*mut c_void, i32) -> i32 = entry("xsched_set_stream_priority");
-    set(stream as *mut c_void, priority)
-}
-
-/// A C entry point of the preloaded shim.
-fn entry<T: Copy>(name: &str) -> T {
-    // SAFETY: the caller names a function of this type (`api.rs`).
-    *unsafe { Library::this().get::<T>(name.as_bytes()) }.expect("the shim is preloaded")
-}
-
-fn write(cuda: &Cuda, stream: Handle, place: &AtomicU32, value: u32) {
-    let function = cuda.function("write_u32");
-    let address = Address(place.as_ptr().addr());
-    assert_eq!(
-        cuda.launch(stream, function, &[address, Word(value)]),
-        SUCCESS
-    );
-}
-
-/// Far longer than anything takes; only a hang gets there.
-fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !done() {
-        assert!(start.elapsed() < Duration::from_secs(30), "{what}");
-        thread::sleep(Duration::from_millis(1));
-    }
-}
+use common::{
+    LOCAL, NO_RUN, NON_BLOCKING, level, set_priority, shimmed,
+    support::{Cuda, Handle, SUCCESS, Value::*},
+    until, write,
+};
 
 /// Launches one command after the other until one is held; gives its value.
 fn launch_until_held(cuda: &Cuda, stream: Handle, place: &AtomicU32) -> u32 {
