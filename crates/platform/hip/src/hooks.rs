@@ -85,6 +85,28 @@ fn submit(stream: hipStream_t, flavour: Flavour, call: impl FnOnce() -> hipError
     result
 }
 
+/// Work that the stream has executed when the call returns, and everything before it.
+fn submit_and_wait(
+    stream: hipStream_t,
+    flavour: Flavour,
+    call: impl FnOnce() -> hipError_t,
+) -> hipError_t {
+    let Some(queue) = streams::way(stream, flavour) else {
+        return call();
+    };
+    let pass = queue.admit();
+    let number = pass.number();
+    // Nobody else's command is on its way to the runtime, so the call covers all before it.
+    let covers_all = queue.slot().block.forwarded_count() + 1 == number;
+    let result = call();
+    drop(pass);
+    if result == HIP_SUCCESS && covers_all {
+        let point = queue.begin_synchronize();
+        queue.end_synchronize(point.filter(|point| point.number() == number));
+    }
+    result
+}
+
 /// A wait for, or a look at, everything that the stream has.
 fn synchronize(
     stream: hipStream_t,
@@ -178,15 +200,15 @@ hooks! { SUBMITTING;
 
 // Copies and fills that the call waits for, or may.
 hooks! { BLOCKING;
-    hipMemcpyWithStream / "hipMemcpyWithStream" (to: Opaque, from: Opaque, bytes: usize, kind: i32, stream: hipStream_t) = |call| submit(stream, Legacy, call);
+    hipMemcpyWithStream / "hipMemcpyWithStream" (to: Opaque, from: Opaque, bytes: usize, kind: i32, stream: hipStream_t) = |call| submit_and_wait(stream, Legacy, call);
     hipMemcpy / "hipMemcpy" (to: Opaque, from: Opaque, bytes: usize, kind: i32) = |call| submit(std::ptr::null_mut(), Legacy, call);
     hipMemcpy_spt / "hipMemcpy_spt" (to: Opaque, from: Opaque, bytes: usize, kind: i32) = |call| submit(std::ptr::null_mut(), PerThread, call);
     hipMemcpyPeer / "hipMemcpyPeer" (to: Opaque, to_device: i32, from: Opaque, from_device: i32, bytes: usize) = |call| submit(std::ptr::null_mut(), Legacy, call);
     hipMemcpyHtoD / "hipMemcpyHtoD" (to: Opaque, from: Opaque, bytes: usize) = |call| submit(std::ptr::null_mut(), Legacy, call);
-    hipMemcpyDtoH / "hipMemcpyDtoH" (to: Opaque, from: Opaque, bytes: usize) = |call| submit(std::ptr::null_mut(), Legacy, call);
+    hipMemcpyDtoH / "hipMemcpyDtoH" (to: Opaque, from: Opaque, bytes: usize) = |call| submit_and_wait(std::ptr::null_mut(), Legacy, call);
     hipMemcpyDtoD / "hipMemcpyDtoD" (to: Opaque, from: Opaque, bytes: usize) = |call| submit(std::ptr::null_mut(), Legacy, call);
     hipMemcpyHtoA / "hipMemcpyHtoA" (to: Opaque, offset: usize, from: Opaque, bytes: usize) = |call| submit(std::ptr::null_mut(), Legacy, call);
-    hipMemcpyAtoH / "hipMemcpyAtoH" (to: Opaque, from: Opaque, offset: usize, bytes: usize) = |call| submit(std::ptr::null_mut(), Legacy, call);
+    hipMemcpyAtoH / "hipMemcpyAtoH" (to: Opaque, from: Opaque, offset: usize, bytes: usize) = |call| submit_and_wait(std::ptr::null_mut(), Legacy, call);
     hipMemcpy2D / "hipMemcpy2D" (to: Opaque, to_pitch: usize, from: Opaque, from_pitch: usize, width: usize, height: usize, kind: i32) = |call| submit(std::ptr::null_mut(), Legacy, call);
     hipMemcpy2D_spt / "hipMemcpy2D_spt" (to: Opaque, to_pitch: usize, from: Opaque, from_pitch: usize, width: usize, height: usize, kind: i32) = |call| submit(std::ptr::null_mut(), PerThread, call);
     hipMemcpyParam2D / "hipMemcpyParam2D" (copy: Opaque) = |call| submit(std::ptr::null_mut(), Legacy, call);

@@ -1,7 +1,7 @@
 //! The real runtime: found, and called by its own addresses, never through a hook.
 
 use std::{
-    ffi::{CStr, CString, c_char, c_void},
+    ffi::{CStr, CString, c_char, c_int, c_void},
     sync::atomic::{AtomicPtr, Ordering},
 };
 
@@ -10,13 +10,8 @@ use xsched_wire::env;
 
 use crate::sys::*;
 
-/// By what a process may have loaded it; PyTorch's bundled copy has the last one.
-const SONAMES: [&CStr; 4] = [
-    c"libamdhip64.so.7",
-    c"libamdhip64.so.6",
-    c"libamdhip64.so.5",
-    c"libamdhip64.so",
-];
+/// What the name of its file begins with; wheels put a hash behind it.
+const FILE_NAME: &[u8] = b"libamdhip64";
 
 /// Handle of the real library, if the program has loaded it. The shim never loads a runtime that
 /// the program does not use.
@@ -30,15 +25,42 @@ pub(crate) fn library() -> Option<*mut c_void> {
     let found = match named {
         // SAFETY: a terminated string; the handle is never closed.
         Some(path) => unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_LAZY) },
-        None => SONAMES
-            .iter()
-            // SAFETY: as above.
-            .map(|name| unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_LAZY | libc::RTLD_NOLOAD) })
-            .find(|handle| !handle.is_null())
-            .unwrap_or(std::ptr::null_mut()),
+        None => loaded(),
     };
     LIBRARY.store(found, Ordering::Release);
     (!found.is_null()).then_some(found)
+}
+
+/// Handle of the first runtime that the process has loaded, by the name of its file; null if none.
+fn loaded() -> *mut c_void {
+    unsafe extern "C" fn look(
+        object: *mut libc::dl_phdr_info,
+        _bytes: usize,
+        found: *mut c_void,
+    ) -> c_int {
+        // SAFETY: the loader's own description of an object, valid during this call.
+        let path = unsafe { (*object).dlpi_name };
+        if path.is_null() {
+            return 0;
+        }
+        // SAFETY: the loader's terminated string.
+        let path = unsafe { CStr::from_ptr(path) };
+        let file = path.to_bytes().rsplit(|&byte| byte == b'/').next();
+        if !file.is_some_and(|file| file.starts_with(FILE_NAME)) {
+            return 0;
+        }
+        // SAFETY: the place that `loaded` passed on.
+        unsafe { *found.cast::<Option<CString>>() = Some(path.to_owned()) };
+        1
+    }
+    let mut path: Option<CString> = None;
+    // SAFETY: `look` is called during this call alone, with the place of `path`.
+    unsafe { libc::dl_iterate_phdr(Some(look), std::ptr::from_mut(&mut path).cast()) };
+    match path {
+        // SAFETY: a terminated string; the handle is never closed.
+        Some(path) => unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_LAZY | libc::RTLD_NOLOAD) },
+        None => std::ptr::null_mut(),
+    }
 }
 
 /// Address of a function of the runtime, null if this one has none of that name.

@@ -127,6 +127,8 @@ impl HwQueue for Stream {
         if !*alive {
             return false;
         }
+        // What the runtime calls on its own meanwhile is no command of the application's.
+        let entered = streams::enter();
         // The null stream is that of the thread's device, which on the agent's thread is ours.
         if self.raw <= HIP_STREAM_PER_THREAD && runtime::current_device() != Some(self.device) {
             // SAFETY: any number may be passed.
@@ -135,7 +137,11 @@ impl HwQueue for Stream {
         // SAFETY: the stream lives while the lock is held.
         let query = || runtime::relaxed(|| unsafe { runtime::stream_query(self.raw()) });
         // During a capture even a question may be illegal.
-        streams::unless_capturing(query) == Some(HIP_SUCCESS)
+        let asked = streams::unless_capturing(query);
+        if entered {
+            streams::leave();
+        }
+        asked == Some(HIP_SUCCESS)
     }
 
     fn mark(&self, block: &'static ControlBlock, value: u32) -> Result<(), HwError> {

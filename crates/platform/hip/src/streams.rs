@@ -11,7 +11,7 @@ use std::{
 use xsched_agent::Agent;
 use xsched_shim::{
     events::{self, Note},
-    process::generation,
+    process::{PerProcess, generation},
     state::{self, guarded},
     table::{Keyed, Table},
 };
@@ -39,6 +39,8 @@ struct Key(usize);
 
 const OF_DEVICE: usize = 1 << 63;
 const OF_THREAD: usize = 1 << 62;
+/// The bits of a default stream's key that name its device.
+const DEVICE: usize = 0xffff;
 
 /// A stream that was used.
 pub(crate) struct Entry {
@@ -63,9 +65,9 @@ static TABLE: Table<Entry> = Table::new();
 /// Streams that are being captured; while there are none, nobody asks.
 static CAPTURES: AtomicU32 = AtomicU32::new(0);
 /// Held while the runtime is asked what a capture would be spoiled by; none begins meanwhile.
-static ASKING: Mutex<()> = Mutex::new(());
+static ASKING: PerProcess<Mutex<()>> = PerProcess::new();
 /// Held while a stream gets its queue.
-static MAKING: Mutex<()> = Mutex::new(());
+static MAKING: PerProcess<Mutex<()>> = PerProcess::new();
 
 thread_local! {
     /// Inside a hook: calls of the runtime to itself, or of ours to it, pass through.
@@ -98,6 +100,33 @@ fn explicit(stream: hipStream_t, flavour: Flavour) -> usize {
     }
 }
 
+/// A thread that has default streams of its own, which end with it.
+struct OwnDefaultStreams {
+    key: usize,
+    generation: u32,
+}
+
+impl Drop for OwnDefaultStreams {
+    fn drop(&mut self) {
+        // A forked child has none of its parent's streams.
+        if state::is_active() && self.generation == generation() {
+            let own = self.key;
+            retire(|entry| entry.key & !DEVICE == own);
+        }
+    }
+}
+
+/// The calling thread's part of the key of its default streams.
+fn of_thread() -> usize {
+    thread_local! {
+        static OWN: OwnDefaultStreams = OwnDefaultStreams {
+            key: OF_THREAD | (rustix::thread::gettid().as_raw_nonzero().get() as usize) << 16,
+            generation: generation(),
+        };
+    }
+    OWN.try_with(|own| own.key).unwrap_or(OF_THREAD)
+}
+
 #[inline]
 fn key(raw: usize) -> Option<Key> {
     if raw > HIP_STREAM_PER_THREAD {
@@ -105,8 +134,7 @@ fn key(raw: usize) -> Option<Key> {
     }
     let device = runtime::current_device()? as usize;
     if raw == HIP_STREAM_PER_THREAD {
-        let thread = rustix::thread::gettid().as_raw_nonzero().get() as usize;
-        return Some(Key(OF_THREAD | thread << 16 | device));
+        return Some(Key(of_thread() | device));
     }
     Some(Key(OF_DEVICE | device))
 }
@@ -158,7 +186,7 @@ fn ask_capturing(raw: usize) -> bool {
 
 /// Asks the runtime, unless any stream of the process is being captured.
 pub(crate) fn unless_capturing<T>(ask: impl FnOnce() -> T) -> Option<T> {
-    let _asking = ASKING.lock().unwrap_or_else(PoisonError::into_inner);
+    let _asking = ASKING.get().lock().unwrap_or_else(PoisonError::into_inner);
     (CAPTURES.load(Ordering::SeqCst) == 0).then(ask)
 }
 
@@ -168,7 +196,7 @@ pub(crate) fn unless_capturing<T>(ask: impl FnOnce() -> T) -> Option<T> {
 fn create(key: Key, raw: usize) -> Option<&'static Entry> {
     static NEXT_ID: AtomicU64 = AtomicU64::new(1);
     guarded(|| {
-        let _making = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
+        let _making = MAKING.get().lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(entry) = get(key) {
             return Some(entry); // another thread was first
         }
@@ -315,7 +343,7 @@ pub(crate) fn reached(event: hipEvent_t, call: impl FnOnce() -> hipError_t) -> h
 /// Around the beginning of a capture.
 pub(crate) fn begin_capture(call: impl FnOnce() -> hipError_t) -> hipError_t {
     // Counted before: the stream captures from inside the call on.
-    let asking = ASKING.lock().unwrap_or_else(PoisonError::into_inner);
+    let asking = ASKING.get().lock().unwrap_or_else(PoisonError::into_inner);
     CAPTURES.fetch_add(1, Ordering::SeqCst);
     drop(asking);
     let result = call();
