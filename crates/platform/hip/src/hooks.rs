@@ -258,6 +258,7 @@ hooks! { LIFE;
     hipStreamEndCapture / "hipStreamEndCapture" (stream: hipStream_t, graph: Opaque) = streams::end_capture;
     hipStreamEndCapture_spt / "hipStreamEndCapture_spt" (stream: hipStream_t, graph: Opaque) = streams::end_capture;
     hipStreamDestroy / "hipStreamDestroy" (stream: hipStream_t) = |call| streams::destroy(stream, call);
+    hipEventDestroy / "hipEventDestroy" (event: hipEvent_t) = |call| streams::forget(event, call);
     hipDeviceReset / "hipDeviceReset" () = streams::reset;
 }
 

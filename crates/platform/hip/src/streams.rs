@@ -322,6 +322,12 @@ pub(crate) fn record(
     result
 }
 
+/// Around the end of an event: its handle may come again.
+pub(crate) fn forget(event: hipEvent_t, call: impl FnOnce() -> hipError_t) -> hipError_t {
+    events::forget(event as usize);
+    call()
+}
+
 /// Around a wait for, or a look at, an event.
 pub(crate) fn reached(event: hipEvent_t, call: impl FnOnce() -> hipError_t) -> hipError_t {
     // Taken before the call, as every drain point must be.

@@ -32,6 +32,7 @@ pub(crate) fn output(command: &mut Command) -> String {
 }
 
 /// Compiles one C file to a program.
+#[allow(dead_code, reason = "not every test has a program")]
 pub(crate) fn compile(source: &Path, program: &Path, arguments: &[&str]) {
     output(
         Command::new("cc")
