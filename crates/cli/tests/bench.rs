@@ -155,6 +155,25 @@ fn the_overhead_is_that_of_equal_work_with_and_without_the_shim() {
 }
 
 #[test]
+fn a_program_conforms_while_it_is_preempted() {
+    let xsched = Installed::new();
+    let words = "conformance --only driver,jax --jobs 2";
+    xsched.bench(words, &[], EITHER);
+    let result = xsched.result("conformance_result.json");
+    let row = |name: &str| {
+        let rows = result["rows"].as_array().unwrap();
+        rows.iter().find(|row| row["row"] == name).unwrap().clone()
+    };
+    let driver = row("driver");
+    assert_eq!(driver["status"], "equal", "{driver}");
+    assert_eq!(driver["exit_codes"], serde_json::json!([0, 0]));
+    assert_eq!(driver["level"], 3);
+    assert!(result["bursts"].as_u64().unwrap() > 0);
+    // Without a GPU, whether jax is installed or not.
+    assert_ne!(row("jax")["status"], "equal");
+}
+
+#[test]
 fn bad_input_is_one_line_and_leaves_nothing() {
     let xsched = Installed::new();
     for (words, says) in [
@@ -167,6 +186,9 @@ fn bad_input_is_one_line_and_leaves_nothing() {
         ("overhead --seconds 0", "--seconds 0"),
         ("overhead --model resnet19", "--model resnet19"),
         ("overhead --launch", "--device cuda"),
+        ("conformance --only nothing", "--only nothing"),
+        ("conformance --jobs 0", "--jobs 0"),
+        ("conformance --device cpu", "--device cpu"),
         (
             "overhead --device cuda --model spin:5 --batch 2",
             "--batch 2",

@@ -1,5 +1,6 @@
 //! The scenarios, a file each. A new one implements [`Scenario`] and gets a line in [`ALL`].
 
+mod conformance;
 mod dual_model;
 mod options;
 mod overhead;
@@ -14,6 +15,7 @@ use crate::{Context, Outcome};
 
 /// Every scenario, in the order of the help text.
 pub const ALL: &[&dyn Scenario] = &[
+    &conformance::Conformance,
     &dual_model::DualModel,
     &overhead::Overhead,
     &preempt_latency::PreemptLatency,
