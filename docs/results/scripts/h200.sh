@@ -11,11 +11,13 @@
 #   intensive    20/s against batch 1024, three rounds of 10 s
 #   launch       host cost of an intercepted launch
 #   overhead-8 overhead-256 overhead-gpt2    a model alone, with and without the shim
+#   threads      two Python threads of one process with priorities of their own, level 2
 #   conformance  programs compute and end the same with the shim, preempted, as without it
 #   preempt      preemption latency at levels 1 to 3, commands of 0.5 ms, and level 3 with 10 ms
 set -u
 bin=$(cd "${BIN:-.}" && pwd)
-[ $# -ge 2 ] || { sed -n '2,18s/^# \{0,1\}//p' "$0"; exit 2; }
+here=$(cd "$(dirname "$0")" && pwd)
+[ $# -ge 2 ] || { sed -n '2,19s/^# \{0,1\}//p' "$0"; exit 2; }
 [ -x "$bin/xsched" ] && [ -f "$bin/libshimcuda.so" ] || {
     echo "h200.sh: $bin has no xsched and libshimcuda.so: set BIN" >&2
     exit 2
@@ -55,6 +57,10 @@ for section; do
     overhead-8) bench overhead-8 overhead --device cuda --model resnet50 --batch 8 ;;
     overhead-256) bench overhead-256 overhead --device cuda --model resnet50 --batch 256 ;;
     overhead-gpt2) bench overhead-gpt2 overhead --device cuda --model gpt2-small --seconds 2 ;;
+    threads)
+        mkdir -p "$out/threads"
+        timeout 470 python3 "$here/threads.py" "$bin" "$out/threads" || failed=1
+        ;;
     conformance) bench conformance conformance ;;
     preempt)
         for level in 1 2 3; do
