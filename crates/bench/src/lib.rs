@@ -22,6 +22,7 @@ pub mod manifest;
 pub mod report;
 pub mod results;
 pub mod rounds;
+pub mod run;
 pub mod stats;
 pub mod store;
 pub mod verdict;
