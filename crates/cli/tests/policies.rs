@@ -21,6 +21,8 @@ fn running(daemon: &Daemon, names: &[&str]) -> Vec<Guest> {
         let mut guest = Guest::start(daemon, name, 0, Level::Lv2);
         guest.ask("run");
         guest.advance(1);
+        // Its agent registers in its own time.
+        wait_until(|| guest.queue(daemon).is_some(), PATIENCE);
         guest
     };
     names.iter().map(start).collect()
