@@ -270,6 +270,7 @@ impl Host {
             queues: Vec::new(),
             condition: Condition::default(),
             hint_logged: false,
+            noticed: None,
         });
         let admitted = Admitted {
             policy: self.engine.policy_name().into(),
@@ -305,8 +306,9 @@ impl Host {
                     return Ok(());
                 };
                 let hints = self.granted(id, hints);
+                let notice = self.unfit(target, hints);
                 self.give_hints(id, target, hints, now);
-                Ok(())
+                self.notify(id, notice)
             }
             ToScheduler::Hold { slot, held } => {
                 if let Some(queue) = self.queue_id(id, slot)? {
@@ -382,10 +384,13 @@ impl Host {
             };
             tell(&mut self.engine, now, event, &mut self.actions);
         }
+        let own = Target::Queue(queue.id);
+        // What the process states is in force already where there was room for it.
+        let beside = self.engine.check_hints(Target::Process(process), hints);
+        let unfit = beside.and_then(|()| self.engine.check_hints(own, own_hints));
         for hint in own_hints.iter() {
-            let target = Target::Queue(queue.id);
-            let own = Event::Hint { target, hint };
-            tell(&mut self.engine, now, own, &mut self.actions);
+            let hint = Event::Hint { target: own, hint };
+            tell(&mut self.engine, now, hint, &mut self.actions);
         }
         // It may have been ready long before this daemon started.
         tell(&mut self.engine, now, queue.event(), &mut self.actions);
@@ -395,10 +400,11 @@ impl Host {
         client.queues[index] = Some(Box::new(queue));
         // The gate must stand as decided before the client clears its bypass.
         self.apply();
-        match self.sessions.get_mut(&id) {
-            Some(session) => session.send(FromScheduler::QueueReady { slot }, id, &self.reactor),
-            None => Ok(()),
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.send(FromScheduler::QueueReady { slot }, id, &self.reactor)?;
         }
+        let notice = unfit.err().map(|error| self.why_unfit(error));
+        self.notify(id, notice)
     }
 
     fn destroy_queue(&mut self, id: u64, slot: u16, now: Nanos) -> Result<(), End> {
@@ -444,6 +450,32 @@ impl Host {
             }
         }
         hints
+    }
+
+    /// Why hints cannot be heeded beside those of others, one line; `None` if they can.
+    fn unfit(&self, target: Target, hints: Hints) -> Option<String> {
+        let error = self.engine.check_hints(target, hints).err()?;
+        Some(self.why_unfit(error))
+    }
+
+    /// Says to a client, and in the log, why hints of its own are not heeded; the same thing once.
+    fn notify(&mut self, id: u64, notice: Option<String>) -> Result<(), End> {
+        let (Some(text), Some(session)) = (notice, self.sessions.get_mut(&id)) else {
+            return Ok(());
+        };
+        let Some(client) = &mut session.client else {
+            return Ok(());
+        };
+        if client.noticed.as_ref() == Some(&text) {
+            return Ok(());
+        }
+        warn!(
+            pid = session.peer.pid_number(),
+            name = &*client.name,
+            "{text}"
+        );
+        client.noticed = Some(text.clone());
+        session.send(FromScheduler::Notice { text }, id, &self.reactor)
     }
 
     /// Gives checked hints to a session's process or one of its queues. The caller settles.
