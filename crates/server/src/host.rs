@@ -569,9 +569,11 @@ impl Host {
                     let Some(block) = client.and_then(|c| c.segment.layout().block(slot)) else {
                         continue;
                     };
-                    if !open {
-                        block.close_gate();
-                    } else if block.open_gate() {
+                    let wake = match open {
+                        true => block.open_gate(),
+                        false => block.close_gate(),
+                    };
+                    if wake {
                         block.wake_gate();
                     }
                 }
