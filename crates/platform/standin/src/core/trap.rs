@@ -12,7 +12,7 @@ use std::{
 };
 
 /// Answers a request; the error is an `errno`.
-pub(super) type Answer = fn(request: c_ulong, argument: *mut c_void) -> Result<(), c_int>;
+pub(crate) type Answer = fn(request: c_ulong, argument: *mut c_void) -> Result<(), c_int>;
 
 static ANSWER: OnceLock<Answer> = OnceLock::new();
 
@@ -30,7 +30,7 @@ const AND: u16 = 0x54;
 const RETURN: u16 = 0x06;
 
 /// Has `answer` called for requests with `magic` on `descriptor`, in every thread.
-pub(super) fn install(descriptor: c_int, magic: u32, answer: Answer) -> io::Result<()> {
+pub(crate) fn install(descriptor: c_int, magic: u32, answer: Answer) -> io::Result<()> {
     if !cfg!(target_arch = "x86_64") {
         return Err(io::ErrorKind::Unsupported.into());
     }
