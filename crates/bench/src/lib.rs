@@ -18,6 +18,7 @@ pub mod phase;
 pub mod session;
 pub mod task;
 
+pub mod estimate;
 pub mod manifest;
 pub mod report;
 pub mod results;

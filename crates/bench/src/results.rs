@@ -275,7 +275,7 @@ fn latencies(all: &[&Measurement]) -> Option<Summary> {
 
 /// The time that a throughput is taken over. After its last arrival an open-loop task waits for the
 /// end of the phase; a back-to-back task runs until its last completion.
-fn seconds(measured: &Measurement, phase: Duration) -> f64 {
+pub(crate) fn seconds(measured: &Measurement, phase: Duration) -> f64 {
     let elapsed = measured.elapsed_ms / 1000.0;
     match measured.task.arrival {
         Arrival::Open { .. } => elapsed.max(phase.as_secs_f64()),

@@ -9,11 +9,15 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use support::Bench;
+use xsched_bench::report::RunReport;
+use xsched_bench::report::figures::Verdict;
+use xsched_bench::run::{Grade, Run};
+use xsched_bench::stats::Interval;
 
 const STANDALONE_FILES: [&str; 2] = ["standalone_result.json", "standalone_samples.csv"];
 const BASELINE_FILES: [&str; 2] = ["baseline_result.json", "baseline_samples.csv"];
 const SCHEDULED_FILES: [&str; 2] = ["scheduled_samples.csv", "xsched_result.json"];
-const ALWAYS: [&str; 2] = ["manifest.json", "phase4_dual_model_report.md"];
+const ALWAYS: [&str; 3] = ["manifest.json", "phase4_dual_model_report.md", "run.json"];
 
 fn sorted(groups: &[&[&str]]) -> Vec<String> {
     let mut names: Vec<String> = groups
@@ -92,6 +96,43 @@ fn a_whole_run_passes_and_writes_everything() {
         600
     );
     assert_eq!(bench.json("manifest.json")["version"], "0.0.0-test");
+
+    let record = Run::read(&bench.out()).unwrap();
+    let names = |names: &[&str]| {
+        names
+            .iter()
+            .map(|name| (*name).to_owned())
+            .collect::<Vec<_>>()
+    };
+    let contenders: Vec<_> = record
+        .contenders
+        .iter()
+        .map(|each| each.name.clone())
+        .collect();
+    assert_eq!(contenders, names(&["standalone", "native", "xsched"]));
+    let tasks: Vec<_> = record.tasks.iter().map(|task| task.name.clone()).collect();
+    assert_eq!(tasks, names(&["resnet18-high", "resnet50-low"]));
+    assert_eq!((record.phases.len(), record.failure), (4, None));
+    let p99 = &record.checks[0];
+    assert_eq!((p99.measured, p99.grade), (0.5, Grade::Met));
+    // Every latency of a phase is the same here, so the interval has no width.
+    let exact = Interval {
+        low: Some(0.5),
+        high: Some(0.5),
+    };
+    assert_eq!(p99.interval, Some(exact));
+    assert!(
+        record
+            .checks
+            .iter()
+            .all(|check| check.grade != Grade::Missed)
+    );
+    let report = RunReport::read(&bench.out()).unwrap();
+    assert_eq!(report.problems, Vec::<String>::new());
+    assert_eq!(report.verdict, Verdict::Pass);
+    let low = report.figure("resnet50-low", "xsched").unwrap();
+    let share = low.throughput_to_standalone.unwrap();
+    assert!((share.value - 0.75).abs() < 1e-3, "{share:?}");
 
     let document: serde_json::Value =
         serde_json::from_str(&std::fs::read_to_string(output).unwrap()).unwrap();
@@ -183,6 +224,18 @@ fn rounds_alternate_and_copies_add_up() {
         (of("resnet50-low-1,", ""), of("resnet50-low-2,", "")),
         (600, 600)
     );
+    // The record knows which samples are of which round, and judges the copies together.
+    let report = RunReport::read(&bench.out()).unwrap();
+    assert_eq!(report.problems, Vec::<String>::new());
+    assert_eq!(report.run.phases.len(), 2 + 2 * 3);
+    let high = report.figure("resnet18-high", "xsched").unwrap();
+    assert_eq!((high.completed, high.by_round.len()), (120, 3));
+    let copies = report
+        .run
+        .checks
+        .iter()
+        .find(|check| check.what.contains("together"));
+    assert!((copies.unwrap().measured - 75.0).abs() < 1e-9);
 }
 
 #[test]
@@ -275,6 +328,9 @@ fn one_phase_alone_keeps_the_files_of_the_other() {
         bench.files(),
         sorted(&[&BASELINE_FILES, &SCHEDULED_FILES, &ALWAYS])
     );
+    let report = RunReport::read(&bench.out()).unwrap();
+    assert_eq!(report.verdict, Verdict::Measured);
+    assert_eq!(report.run.contenders.len(), 1);
     let document: serde_json::Value = serde_json::from_str(&ended.stdout).unwrap();
     assert_eq!(
         (&document["mode"], &document["verdict"]),
@@ -363,6 +419,8 @@ fn a_worker_that_does_not_end_is_ended() {
     let says = "resnet18-high delivered its result but did not end";
     assert!(ended.stdout.contains(says), "{}", ended.stdout);
     let partial = ["standalone-high_samples.partial.csv"];
+    let failure = &bench.json("run.json")["failure"];
+    assert_eq!(failure["partial_samples"], partial[0]);
     assert_eq!(bench.files(), sorted(&[&ALWAYS, &partial]));
 }
 
@@ -415,7 +473,8 @@ fn out_of_memory_suggests_a_smaller_batch() {
             "resnet50-low ran out of memory at batch 8",
             "smaller batch, for example --low-batch 4",
         ],
-        &[],
+        // The first of the two tasks was measured alone.
+        &[&STANDALONE_FILES[1..]],
     );
 }
 
