@@ -356,7 +356,7 @@ mod tests {
     #[test]
     fn a_daemon_is_told_where_its_trace_goes() {
         let words = |launcher: &Launcher| -> Vec<String> {
-            let command = launcher.daemon_command(Path::new("/run/x.sock"));
+            let command = launcher.daemon_command(Path::new("/run/x.sock"), "hpf");
             let words = command.get_args().map(|word| word.to_str().unwrap());
             words.map(str::to_owned).collect()
         };

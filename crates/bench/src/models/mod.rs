@@ -23,9 +23,12 @@ use candle_core::{DType, Device, Result, Tensor, bail};
 use kernels::Convolution;
 use kernels::maps::Depthwise;
 use kernels::tokens::{LayerNorm, Positions};
-use plan::{Activation, Op, Plan};
+use plan::{LayerPlan, Plan};
 use weights::{Random, Weights};
 use xsched_cpu::Command;
+
+pub(crate) use plan::{Activation, ConvShape, Function, Op};
+pub(crate) use weights::Folded;
 
 /// Classes that a model tells apart: ImageNet's.
 pub const CLASSES: usize = 1000;
@@ -145,6 +148,11 @@ impl Inputs {
         values.extend((0..len).map(|_| random.uniform(-2.0, 2.0)));
         let values = Tensor::from_vec(values, (batch, channels, height, width), &Device::Cpu);
         Some(Inputs(values.expect("as many values as the shape has")))
+    }
+
+    /// All values, input by input.
+    pub(crate) fn values(&self) -> Result<Vec<f32>> {
+        self.0.flatten_all()?.to_vec1()
     }
 
     /// How many inputs.
@@ -310,6 +318,34 @@ impl Model {
             }
         }
         Ok(scores.take())
+    }
+}
+
+/// A model as numbers, for whatever device computes it.
+pub(crate) struct Network {
+    /// In order; each convolution with the weights that are drawn from the seed.
+    pub(crate) layers: Vec<(LayerPlan, Option<Folded>)>,
+    /// Elements that each activation buffer must hold.
+    pub(crate) slot_sizes: Vec<usize>,
+}
+
+impl Network {
+    /// For square images of `image_size` pixels, with weights drawn from `seed`.
+    pub(crate) fn new(architecture: Architecture, image_size: usize, seed: u64) -> Network {
+        let plan = architecture.plan(image_size);
+        let mut random = Random::new(seed);
+        let slot_sizes = plan.slot_sizes();
+        let with_weights = |layer: LayerPlan| {
+            let weights = match layer.op {
+                Op::Conv(shape) => Some(Weights::random(&shape, &mut random).fold()),
+                _ => None,
+            };
+            (layer, weights)
+        };
+        Network {
+            layers: plan.layers.into_iter().map(with_weights).collect(),
+            slot_sizes,
+        }
     }
 }
 

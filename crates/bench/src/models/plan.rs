@@ -8,39 +8,39 @@ const SLOTS: usize = 4;
 
 /// An activation of one image: where it is kept, and its shape. Channels are innermost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Activation {
-    pub(super) slot: usize,
-    pub(super) height: usize,
-    pub(super) width: usize,
-    pub(super) channels: usize,
+pub(crate) struct Activation {
+    pub(crate) slot: usize,
+    pub(crate) height: usize,
+    pub(crate) width: usize,
+    pub(crate) channels: usize,
 }
 
 impl Activation {
     /// Elements.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.height * self.width * self.channels
     }
 }
 
 /// A convolution, with what is fused behind it. Pairs are for lines and columns.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct ConvShape {
-    pub(super) inputs: usize,
-    pub(super) outputs: usize,
-    pub(super) kernel: [usize; 2],
-    pub(super) stride: usize,
+pub(crate) struct ConvShape {
+    pub(crate) inputs: usize,
+    pub(crate) outputs: usize,
+    pub(crate) kernel: [usize; 2],
+    pub(crate) stride: usize,
     /// From one tap of the kernel to the next.
-    pub(super) dilation: usize,
-    pub(super) padding: [usize; 2],
+    pub(crate) dilation: usize,
+    pub(crate) padding: [usize; 2],
     /// Each output is made from the input of its number alone.
-    pub(super) depthwise: bool,
-    pub(super) offset: Offset,
-    pub(super) activation: Function,
+    pub(crate) depthwise: bool,
+    pub(crate) offset: Offset,
+    pub(crate) activation: Function,
 }
 
 /// What is added to the products of a convolution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Offset {
+pub(crate) enum Offset {
     /// Batch normalisation.
     Norm,
     /// One value an output.
@@ -51,7 +51,7 @@ pub(super) enum Offset {
 
 /// What is applied last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Function {
+pub(crate) enum Function {
     Identity,
     Relu,
     /// ReLU, at most 6.
@@ -98,7 +98,7 @@ impl ConvShape {
     }
 
     /// Lines and columns of the result.
-    pub(super) fn size(&self, from: Activation) -> [usize; 2] {
+    pub(crate) fn size(&self, from: Activation) -> [usize; 2] {
         let sizes = [from.height, from.width];
         std::array::from_fn(|axis| {
             let reach = self.dilation * (self.kernel[axis] - 1) + 1;
@@ -107,13 +107,13 @@ impl ConvShape {
     }
 
     /// Products in a sum.
-    pub(super) fn taps(&self) -> usize {
+    pub(crate) fn taps(&self) -> usize {
         let inputs = if self.depthwise { 1 } else { self.inputs };
         self.kernel[0] * self.kernel[1] * inputs
     }
 
     /// Weights of the convolution alone.
-    pub(super) fn weights(&self) -> usize {
+    pub(crate) fn weights(&self) -> usize {
         self.outputs * self.taps()
     }
 
@@ -129,7 +129,7 @@ impl ConvShape {
 
 /// What a layer computes.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Op {
+pub(crate) enum Op {
     /// Copies an image in.
     Load,
     Conv(ConvShape),
@@ -159,12 +159,12 @@ pub(super) enum Op {
 
 /// One layer: one command.
 #[derive(Debug)]
-pub(super) struct LayerPlan {
-    pub(super) op: Op,
-    pub(super) from: Activation,
-    pub(super) to: Activation,
+pub(crate) struct LayerPlan {
+    pub(crate) op: Op,
+    pub(crate) from: Activation,
+    pub(crate) to: Activation,
     /// Added to a convolution's result before the ReLU.
-    pub(super) residual: Option<Activation>,
+    pub(crate) residual: Option<Activation>,
 }
 
 /// Layers in order.

@@ -9,6 +9,7 @@
 mod command;
 mod cpu;
 pub(crate) mod cuda;
+mod opencl;
 mod pace;
 pub mod protocol;
 mod torch;
@@ -31,7 +32,7 @@ use protocol::{ErrorKind, Instruction, Report};
 #[derive(Debug, Clone, clap::Args)]
 pub struct WorkerArgs {
     /// Model to run: resnet18, resnet50, mobilenet_v2, vit_b_16, deeplabv3_resnet50 or
-    /// whisper_base_encoder; with CUDA also any other of torchvision, gpt2-small (a decode loop), or
+    /// whisper_base_encoder; with OpenCL resnet18 or resnet50; with CUDA also any other of torchvision, gpt2-small (a decode loop), or
     /// plain kernels as spin:MICROSECONDS or kernels:COUNTxMICROSECONDS.
     #[arg(long)]
     pub model: String,
@@ -88,6 +89,9 @@ pub enum Device {
     /// An NVIDIA GPU: plain kernels by the driver alone, models by the user's python3 with torch and
     /// torchvision.
     Cuda,
+    /// The first device of the first OpenCL platform that has one.
+    #[value(name = "opencl")]
+    OpenCl,
 }
 
 impl Device {
@@ -96,6 +100,7 @@ impl Device {
         match self {
             Device::Cpu => xsched_cpu::DEVICE_KIND,
             Device::Cuda => "cuda",
+            Device::OpenCl => "opencl",
         }
     }
 
@@ -105,6 +110,7 @@ impl Device {
         match self {
             _ if model == COMMAND => Ok(()),
             Device::Cpu => architecture(model).map(drop),
+            Device::OpenCl => opencl::check_model(model),
             Device::Cuda if is_kernels(model) => cuda::parse(model).map(drop),
             Device::Cuda => torch::check_model(model),
         }
@@ -227,6 +233,7 @@ fn work(
         _ if args.model == COMMAND => Box::new(command::CommandWorkload::new(args)),
         Device::Cpu => Box::new(cpu::CpuWorkload::new(args)?),
         Device::Cuda => Box::new(cuda::CudaWorkload::new(args)?),
+        Device::OpenCl => Box::new(opencl::OpenClWorkload::new(args)?),
     };
     let mut outputs = Outputs::default();
     // A run of a command has its own start-up in it: one warms the files up.
@@ -290,7 +297,7 @@ fn architecture(model: &str) -> Result<Architecture, String> {
             .iter()
             .map(|known| known.name())
             .collect();
-        format!("the CPU has the models {}", known.join(", "))
+        format!("this device has the models {}", known.join(", "))
     })
 }
 
@@ -326,10 +333,10 @@ fn schedule(args: &WorkerArgs) -> Result<Schedule, Failure> {
             "--model command goes with -- CMD, and only that",
         ));
     }
-    if args.device == Device::Cpu && args.cuda_graph {
+    if args.device != Device::Cuda && args.cuda_graph {
         return Err(Failure::usage("--cuda-graph needs --device cuda"));
     }
-    if args.device == Device::Cpu && args.precision != Precision::Fp32 {
+    if args.device != Device::Cuda && args.precision != Precision::Fp32 {
         return Err(Failure::usage("--precision fp16 needs --device cuda"));
     }
     if is_kernels(model) && args.batch != 1 {
