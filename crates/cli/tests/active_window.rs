@@ -26,13 +26,7 @@ fn the_program_with_the_active_window_goes_first() {
     let daemon = Daemon::start_with(&["--policy", "awf", "--min-share", "0"]);
     let server = Server::start();
     let manager = Manager::of(&server);
-    let start = |name| {
-        let mut guest = Guest::start(&daemon, name, 0, Level::Lv2);
-        guest.ask("run");
-        guest.advance(1);
-        guest
-    };
-    let guests = [start("a"), start("b")];
+    let guests = ["a", "b"].map(|name| Guest::running(&daemon, name, Level::Lv2));
     let windows = guests
         .each_ref()
         .map(|guest| manager.window(Some(guest.pid())));

@@ -17,12 +17,7 @@ fn guest_process() {
 }
 
 fn running(daemon: &Daemon, names: &[&str]) -> Vec<Guest> {
-    let start = |name: &&str| {
-        let mut guest = Guest::start(daemon, name, 0, Level::Lv2);
-        guest.ask("run");
-        guest.advance(1);
-        guest
-    };
+    let start = |name: &&str| Guest::running(daemon, name, Level::Lv2);
     names.iter().map(start).collect()
 }
 
