@@ -54,6 +54,16 @@ impl Launcher {
         class: &str,
         name: &str,
     ) -> Command {
+        let task = TaskSpec {
+            name: name.to_owned(),
+            class: class.to_owned(),
+            ..TaskSpec::default()
+        };
+        self.task_command(scheduling, level, &task)
+    }
+
+    /// The same with a task's hints, and whatever somebody else's scheduler puts before the program.
+    fn task_command(&self, scheduling: &Scheduling, level: Option<u8>, task: &TaskSpec) -> Command {
         let mut command = self.command();
         match scheduling {
             Scheduling::Off => command.env(env::DISABLE.name, "1"),
@@ -62,13 +72,15 @@ impl Launcher {
         if let Some(level) = level {
             command.env(env::LEVEL.name, level.to_string());
         }
-        command.args(["run", "--priority", class, "--name", name, "--"]);
+        command.args(["run", "--priority", &task.class, "--name", &task.name]);
+        command.args(&task.hints).arg("--").args(&task.wrap);
+        command.envs(task.environment.iter().map(|(name, value)| (name, value)));
         command
     }
 
     /// The command line and environment of one worker.
     pub fn worker_command(&self, phase: &PhaseSpec, task: &TaskSpec) -> Command {
-        let mut command = self.run_command(&phase.scheduling, phase.level, &task.class, &task.name);
+        let mut command = self.task_command(&phase.scheduling, phase.level, task);
         if phase.device == xsched_cpu::DEVICE_KIND {
             // gemm would read /proc/cpuinfo at every product to find this out; and candle's own
             // threads, which no queue owns, must not be started.
@@ -88,6 +100,10 @@ impl Launcher {
                 option("--arrival", &"open");
                 option("--rate", &rate_hz);
             }
+            Arrival::Poisson { rate_hz } => {
+                option("--arrival", &"poisson");
+                option("--rate", &rate_hz);
+            }
             Arrival::Closed => option("--arrival", &"closed"),
         }
         option("--duration", &phase.duration.as_secs_f64());
@@ -98,9 +114,10 @@ impl Launcher {
     }
 
     /// The command line and environment of a daemon on `socket`.
-    pub fn daemon_command(&self, socket: &Path) -> Command {
+    pub fn daemon_command(&self, socket: &Path, policy: &str) -> Command {
         let mut command = self.command();
         command.arg("serve").arg("--socket").arg(socket);
+        command.args(["--policy", policy]);
         // Should the bench itself be killed, nobody else would end it.
         command.args(["--exit-when-unused", "120"]);
         command
@@ -156,6 +173,11 @@ impl Process {
     /// The child's standard output; once.
     pub fn take_stdout(&mut self) -> Option<ChildStdout> {
         self.child.stdout.take()
+    }
+
+    /// The child's number, which is that of its group.
+    pub fn id(&self) -> Pid {
+        self.group
     }
 
     /// File with the child's standard error.
@@ -301,8 +323,8 @@ mod tests {
                 model: "resnet18".into(),
                 batch: 1,
                 arrival: Arrival::Open { rate_hz: 2.5 },
-                batch_option: None,
                 options: vec!["--cuda-graph".into()],
+                ..TaskSpec::default()
             }],
             duration: Duration::from_secs(60),
             scheduling,

@@ -17,6 +17,7 @@ pub(crate) mod peer;
 pub mod phase;
 pub mod session;
 pub mod task;
+pub mod usage;
 
 pub mod manifest;
 pub mod report;
@@ -27,6 +28,7 @@ pub mod stats;
 pub mod store;
 pub mod verdict;
 
+pub mod mix;
 pub mod models;
 pub mod worker;
 

@@ -6,12 +6,14 @@
 //! this process becomes and that speaks the protocol itself. With CUDA both exist: plain kernels are
 //! built in (`cuda`), other models are PyTorch's.
 
+mod command;
 mod cpu;
 pub(crate) mod cuda;
 mod pace;
 pub mod protocol;
 mod torch;
 
+use std::ffi::OsString;
 use std::fmt::Display;
 use std::io::{self, BufRead, BufReader, Write};
 use std::process::ExitCode;
@@ -22,7 +24,7 @@ use clap::ValueEnum;
 
 use crate::clock::now_ns;
 use crate::models::{Architecture, IMAGE_SIZE};
-use pace::{Clock, Nanos, SECOND, Schedule};
+use pace::{Arrivals, Clock, Driven, Nanos, SECOND, Schedule};
 use protocol::{ErrorKind, Instruction, Report};
 
 /// What to run, and how requests arrive.
@@ -38,10 +40,13 @@ pub struct WorkerArgs {
     /// Where to run it.
     #[arg(long, default_value = "cpu")]
     pub device: Device,
-    /// On a fixed schedule (open) or back to back (closed).
+    /// On a fixed schedule (open), at random (poisson) or back to back (closed).
     #[arg(long)]
     pub arrival: Arrival,
-    /// Requests per second of the open loop.
+    /// Give a request up when the next one is there before it begins.
+    #[arg(long)]
+    pub drop_late: bool,
+    /// Requests per second, unless they come back to back.
     #[arg(long)]
     pub rate: Option<f64>,
     /// Seconds in which requests arrive.
@@ -68,6 +73,9 @@ pub struct WorkerArgs {
     /// Side of the images in pixels; smaller than usual makes a quick test.
     #[arg(long, hide = true, default_value_t = IMAGE_SIZE)]
     pub image_size: usize,
+    /// With --model command: a request is one run of this command, which must end with exit code 0.
+    #[arg(last = true, value_name = "CMD")]
+    pub command: Vec<OsString>,
 }
 
 /// Where a model runs.
@@ -93,12 +101,16 @@ impl Device {
     /// is seen only there.
     pub fn check_model(self, model: &str) -> Result<(), String> {
         match self {
+            _ if model == COMMAND => Ok(()),
             Device::Cpu => architecture(model).map(drop),
             Device::Cuda if is_kernels(model) => cuda::parse(model).map(drop),
             Device::Cuda => torch::check_model(model),
         }
     }
 }
+
+/// The model of a worker that runs a command of the user's.
+pub const COMMAND: &str = "command";
 
 /// Whether a model is plain kernels, which have no batch.
 pub fn is_kernels(model: &str) -> bool {
@@ -119,6 +131,8 @@ pub enum Precision {
 pub enum Arrival {
     /// On a fixed schedule, ready or not.
     Open,
+    /// At random times, ready or not: a Poisson process that follows from the seed.
+    Poisson,
     /// Each when the one before it is done.
     Closed,
 }
@@ -128,7 +142,8 @@ pub enum Arrival {
 pub fn run(args: WorkerArgs) -> anyhow::Result<ExitCode> {
     let mut output = io::stdout().lock();
     // The input is left to the program that this process becomes.
-    let outcome = if args.device == Device::Cuda && !is_kernels(&args.model) {
+    let torch = !is_kernels(&args.model) && args.model != COMMAND;
+    let outcome = if args.device == Device::Cuda && torch {
         schedule(&args).and_then(|_| Err(torch::become_python(&args)))
     } else {
         let instructions = read_instructions(BufReader::new(io::stdin()));
@@ -207,11 +222,17 @@ fn work(
     let began = clock.now();
     let schedule = schedule(args)?;
     let mut workload: Box<dyn Workload> = match args.device {
+        _ if args.model == COMMAND => Box::new(command::CommandWorkload::new(args)),
         Device::Cpu => Box::new(cpu::CpuWorkload::new(args)?),
         Device::Cuda => Box::new(cuda::CudaWorkload::new(args)?),
     };
     let mut outputs = Outputs::default();
-    for _ in 0..args.warmup {
+    // A run of a command has its own start-up in it: one warms the files up.
+    let warmup = match args.model.as_str() {
+        COMMAND => args.warmup.min(1),
+        _ => args.warmup,
+    };
+    for _ in 0..warmup {
         outputs.check(&workload.infer()?);
     }
     let ready = Report::Ready {
@@ -236,7 +257,11 @@ fn work(
                 },
             )?)
         };
-        let (epoch, requests) = pace::drive(schedule, &mut clock, serve, progress)?;
+        let Driven {
+            epoch,
+            requests,
+            dropped,
+        } = pace::drive(schedule, &mut clock, serve, progress)?;
         let sample = |request: &pace::Request| {
             [request.arrival, request.start, request.latency()].map(milliseconds)
         };
@@ -247,6 +272,7 @@ fn work(
             samples: requests.iter().map(sample).collect(),
             digest: outputs.digest(),
             digests_equal: outputs.equal,
+            dropped,
         };
         write_report(output, &result)?;
         if clock.stopped {
@@ -288,6 +314,11 @@ fn schedule(args: &WorkerArgs) -> Result<Schedule, Failure> {
     if let Err(reason) = args.device.check_model(model) {
         return Err(Failure::usage(format!("--model {model}: {reason}")));
     }
+    if (model == COMMAND) == args.command.is_empty() {
+        return Err(Failure::usage(
+            "--model command goes with -- CMD, and only that",
+        ));
+    }
     if args.device == Device::Cpu && args.cuda_graph {
         return Err(Failure::usage("--cuda-graph needs --device cuda"));
     }
@@ -300,16 +331,28 @@ fn schedule(args: &WorkerArgs) -> Result<Schedule, Failure> {
             "--batch {batch}: {model} has no batch"
         )));
     }
-    let rate_hz = match (args.arrival, args.rate) {
-        (Arrival::Open, Some(rate)) => Some(positive("rate", rate)?),
-        (Arrival::Open, None) => return Err(Failure::usage("--arrival open needs --rate")),
-        (Arrival::Closed, None) => None,
+    let arrivals = match (args.arrival, args.rate) {
+        (Arrival::Open, Some(rate)) => Arrivals::Open {
+            rate_hz: positive("rate", rate)?,
+        },
+        (Arrival::Poisson, Some(rate)) => Arrivals::Poisson {
+            rate_hz: positive("rate", rate)?,
+            seed: args.seed,
+        },
+        (Arrival::Open | Arrival::Poisson, None) => {
+            return Err(Failure::usage("--arrival open and poisson need --rate"));
+        }
+        (Arrival::Closed, None) => Arrivals::Closed,
         (Arrival::Closed, Some(_)) => {
-            return Err(Failure::usage("--rate is for --arrival open only"));
+            return Err(Failure::usage("--rate is not for --arrival closed"));
         }
     };
     let duration = (positive("duration", args.duration)? * SECOND as f64) as Nanos;
-    Ok(Schedule { rate_hz, duration })
+    Ok(Schedule {
+        arrivals,
+        duration,
+        drop_late: args.drop_late,
+    })
 }
 
 /// The first output, and whether the others are the same.
@@ -329,6 +372,10 @@ impl Default for Outputs {
 
 impl Outputs {
     fn check(&mut self, output: &[u8]) {
+        // A command's output is not looked at.
+        if output.is_empty() {
+            return;
+        }
         let digest = fnv1a(output);
         self.equal &= *self.first.get_or_insert(digest) == digest;
     }

@@ -13,6 +13,7 @@ import gc
 import inspect
 import json
 import os
+import random
 import re
 import select
 import sys
@@ -75,8 +76,9 @@ def parse(words):
     parser = argparse.ArgumentParser(prog="xsched worker --device cuda", allow_abbrev=False)
     parser.add_argument("--model", required=True)
     parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--arrival", choices=["open", "closed"], required=True)
+    parser.add_argument("--arrival", choices=["open", "poisson", "closed"], required=True)
     parser.add_argument("--rate", type=float)
+    parser.add_argument("--drop-late", action="store_true")
     parser.add_argument("--duration", type=float, required=True)
     parser.add_argument("--warmup", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
@@ -115,7 +117,7 @@ def work(harness, options):
         gc.freeze()
         for _ in range(options.repeat):
             harness.wait_for_start()
-            epoch, elapsed, samples = drive(harness, request, outputs, options)
+            epoch, elapsed, samples, dropped = drive(harness, request, outputs, options)
             outputs.compare_last()
             harness.report(
                 event="result",
@@ -125,6 +127,7 @@ def work(harness, options):
                 samples=samples,
                 digest=outputs.digest(),
                 digests_equal=outputs.equal,
+                dropped=dropped,
             )
             if harness.stopped:
                 break
@@ -193,16 +196,20 @@ def milliseconds(nanos):
 
 def drive(harness, request, outputs, options):
     """Serves requests until the schedule ends or the harness says stop, as `pace.rs` does. Gives
-    the start, the time since then, and of each request: arrival, start, latency in ms."""
-    rate = options.rate if options.arrival == "open" else None
+    the start, the time since then, of each request arrival, start and latency in ms, and how many
+    were given up because the next one was there before they began."""
     duration = int(options.duration * SECOND)
+    source = schedule(options, duration)
+    upcoming, successor = next(source, None), next(source, None)
+    dropped = 0
     arrivals, starts, ends = array("q"), array("q"), array("q")
     epoch = monotonic()
     next_progress = SECOND
     while True:
         now = monotonic() - epoch
-        arrival = now if rate is None else int(len(ends) * SECOND / rate)
-        due = arrival < duration
+        if options.arrival == "closed":
+            upcoming = now if now < duration else None
+        arrival, due = upcoming, upcoming is not None
         # After the last arrival the run still lasts its duration.
         until = arrival if due else duration
         while True:
@@ -220,6 +227,10 @@ def drive(harness, request, outputs, options):
             now = monotonic() - epoch
         if not due or harness.stopped or now >= duration + OVERTIME:
             break
+        while options.drop_late and successor is not None and successor <= now:
+            dropped += 1
+            arrival, successor = successor, next(source, None)
+        upcoming, successor = successor, next(source, None)
         request()
         ends.append(monotonic() - epoch)
         arrivals.append(arrival)
@@ -230,7 +241,25 @@ def drive(harness, request, outputs, options):
         [milliseconds(arrival), milliseconds(start), milliseconds(end - arrival)]
         for arrival, start, end in zip(arrivals, starts, ends)
     ]
-    return epoch, elapsed, samples
+    return epoch, elapsed, samples, dropped
+
+
+def schedule(options, duration):
+    """The arrivals of an open loop inside the duration."""
+    if options.arrival == "closed":
+        return
+    gaps = random.Random(options.seed)
+    count, last = 0, 0.0
+    while True:
+        if options.arrival == "poisson":
+            last += gaps.expovariate(options.rate)
+            arrival = int(last * SECOND)
+        else:
+            arrival = int(count * SECOND / options.rate)
+        if arrival >= duration:
+            return
+        yield arrival
+        count += 1
 
 
 # --- A request, whatever it computes. ---
@@ -336,9 +365,9 @@ def build_model(torch, options):
         wanted["weights_backbone"] = None
     dtype = torch.float16 if options.precision == "fp16" else torch.float32
     model = builder(**wanted).eval().to(device=DEVICE, dtype=dtype)
-    random = torch.Generator().manual_seed(options.seed)
+    generator = torch.Generator().manual_seed(options.seed)
     size = options.image_size
-    images = torch.randn(options.batch, 3, size, size, generator=random)
+    images = torch.randn(options.batch, 3, size, size, generator=generator)
     host_input = images.to(dtype).pin_memory()
 
     def forward(device_input):

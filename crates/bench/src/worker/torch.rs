@@ -52,6 +52,7 @@ fn command(args: &WorkerArgs) -> Command {
     option("--batch", &args.batch);
     match args.arrival {
         Arrival::Open => option("--arrival", &"open"),
+        Arrival::Poisson => option("--arrival", &"poisson"),
         Arrival::Closed => option("--arrival", &"closed"),
     }
     if let Some(rate) = args.rate {
@@ -69,6 +70,9 @@ fn command(args: &WorkerArgs) -> Command {
         option("--threads", &threads);
     }
     option("--repeat", &args.repeat);
+    if args.drop_late {
+        command.arg("--drop-late");
+    }
     if args.cuda_graph {
         command.arg("--cuda-graph");
     }

@@ -141,8 +141,8 @@ impl Options {
             model: self.high_model.clone(),
             batch: 1,
             arrival,
-            batch_option: None,
             options: graph.into_iter().collect(),
+            ..TaskSpec::default()
         }
     }
 
@@ -163,7 +163,7 @@ impl Options {
             batch,
             arrival: Arrival::Closed,
             batch_option: Some("--low-batch"),
-            options: Vec::new(),
+            ..TaskSpec::default()
         }
     }
 
