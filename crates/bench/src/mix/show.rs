@@ -254,3 +254,130 @@ pub(super) fn interval_log(measured: &[Measurement]) -> anyhow::Result<String> {
     }
     Ok(String::from_utf8(bytes)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::Manifest;
+    use crate::run::{Contender, FORMAT, Failure, Kind, Phase, Task};
+    use crate::stats::{Interval, summarize};
+    use crate::task::Arrival;
+
+    /// A run with fixed figures.
+    fn example() -> Run {
+        let contender = |name: &str, title: &str, kind| Contender {
+            name: name.into(),
+            title: title.into(),
+            kind,
+        };
+        let result = |latency: f64, level| TaskResult {
+            task: "search".into(),
+            level,
+            start_ns: 5,
+            elapsed_s: 10.0,
+            completed: 4,
+            due: Some(4),
+            dropped: 1,
+            throughput_per_s: 0.4,
+            latency_ms: summarize(&[latency, latency, latency, 2.0 * latency]),
+            output_digest: "0123456789abcdef".into(),
+            outputs_equal: true,
+        };
+        let phase = |contender: &str, round, latency, level| Phase {
+            contender: contender.into(),
+            round,
+            timestamp: "2026-01-01T00:00:00+00:00".into(),
+            duration_s: 10.0,
+            tasks: vec![result(latency, level)],
+            scheduler_cpu_s: (level > 0).then_some(0.05),
+            samples_file: format!("{contender}-{round}_samples.csv"),
+            trace_file: None,
+        };
+        Run {
+            format: FORMAT,
+            manifest: Manifest {
+                scenario: "shop".into(),
+                timestamp: "2026-01-01T00:00:00+00:00".into(),
+                host: crate::report::examples::record().manifest.host,
+                environment: Vec::new(),
+                ..Manifest::now("shop", vec!["xsched".into(), "a b".into()], "0.1.0")
+            },
+            description: "A search beside nothing.".into(),
+            device: "cpu".into(),
+            tasks: vec![Task {
+                name: "search".into(),
+                model: "ResNet-18".into(),
+                priority: "high".into(),
+                batch: 1,
+                arrival: Arrival::Open { rate_hz: 0.4 },
+            }],
+            contenders: vec![
+                contender("native", "Native", Kind::Native),
+                contender("xsched", "XSched (hpf)", Kind::Scheduled),
+            ],
+            phases: vec![
+                phase("native", 1, 40.0, 0),
+                phase("xsched", 1, 20.0, 2),
+                phase("native", 2, 50.0, 0),
+                phase("xsched", 2, 21.0, 2),
+            ],
+            checks: vec![
+                Check {
+                    task: Some("search".into()),
+                    what: "P99 ÷ standalone".into(),
+                    limit: "≤ 1.60".into(),
+                    measured: 1.25,
+                    interval: Some(Interval {
+                        low: Some(1.1),
+                        high: Some(1.7),
+                    }),
+                    unit: "×".into(),
+                    grade: Grade::NotDistinguishable,
+                    note: None,
+                },
+                Check {
+                    task: None,
+                    what: "scheduling, of one core".into(),
+                    limit: "≤ 3".into(),
+                    measured: 0.5,
+                    interval: None,
+                    unit: "%".into(),
+                    grade: Grade::Met,
+                    note: Some("a | note".into()),
+                },
+            ],
+            notes: vec!["A note.".into()],
+            failure: None,
+        }
+    }
+
+    fn interrupted() -> Run {
+        let mut run = example();
+        run.checks.clear();
+        run.phases.truncate(1);
+        run.failure = Some(Failure {
+            phase: "xsched-1".into(),
+            message: "interrupted by Ctrl-C".into(),
+            partial_samples: Some("xsched-1_samples.partial.csv".into()),
+        });
+        run
+    }
+
+    #[test]
+    fn tables() {
+        insta::assert_snapshot!("table", table(&example()));
+        insta::assert_snapshot!("table_interrupted", table(&interrupted()));
+    }
+
+    #[test]
+    fn reports() {
+        insta::assert_snapshot!("report", markdown(&example()).unwrap());
+        insta::assert_snapshot!("report_interrupted", markdown(&interrupted()).unwrap());
+    }
+
+    #[test]
+    fn records_and_lines() {
+        insta::assert_json_snapshot!("record", example());
+        insta::assert_snapshot!("summary", csv(&example()));
+    }
+}
