@@ -1,6 +1,8 @@
 //! The scenario `dual-model` from the command line to its files, with workers that behave and
 //! workers that do not.
 
+#[path = "support/opencl.rs"]
+mod opencl;
 #[path = "../../platform/standin/tests/support/mod.rs"]
 mod standin;
 mod support;
@@ -243,6 +245,36 @@ fn the_cuda_workers_run_under_the_harness() {
 }
 
 #[test]
+fn the_opencl_workers_run_under_the_harness() {
+    if !opencl::has_device() {
+        return;
+    }
+    let mut bench = Bench::new("real");
+    bench.limits.hang = Duration::from_secs(300);
+    let options = "--device opencl --duration 0.6 --low-model resnet18";
+    let ended = bench.run(&options.split(' ').collect::<Vec<_>>());
+    // Nobody has preloaded a shim: however good the figures, that is no pass.
+    assert_eq!(ended.code, ExitCode::from(1), "{}", ended.stdout);
+    let says = "NOT IN EFFECT (resnet18-high ran unscheduled";
+    assert!(ended.stdout.contains(says), "{}", ended.stdout);
+    for same in [
+        "as the device is opencl",
+        "Low-priority batch 1 instead of 8",
+    ] {
+        assert!(ended.stdout.contains(same), "{}", ended.stdout);
+    }
+    assert!(
+        !ended.stdout.contains("Outputs: DIFFERENT"),
+        "{}",
+        ended.stdout
+    );
+    let baseline = bench.json("baseline_result.json");
+    // 23 layers and the copy of the scores; images in, scores out.
+    assert_eq!(baseline["high_priority"]["commands"], 27);
+    assert_eq!(baseline["low_priority"]["batch"], 1);
+}
+
+#[test]
 fn few_requests_are_said_before_and_after_and_do_not_pass() {
     let bench = Bench::new("");
     let ended = bench.run(&["--rate", "10", "--duration", "5", "--json"]);
@@ -301,7 +333,10 @@ fn bad_arguments_are_one_line_and_leave_nothing() {
     check(&["--duration", "nan"], "--duration NaN");
     check(&["--rate", "0"], "--rate 0");
     check(&["--low-batch", "0"], "--low-batch 0");
-    check(&["--device", "hip"], "this build supports cpu, cuda");
+    check(
+        &["--device", "hip"],
+        "this build supports cpu, opencl, cuda",
+    );
     check(&["--cuda-graph"], "--device cuda");
     check(&["--rounds", "0"], "--rounds 0");
     check(&["--low-copies", "65"], "--low-copies 65");

@@ -19,9 +19,12 @@ use std::sync::{Arc, Mutex};
 use candle_core::{DType, Device, Result, Tensor};
 
 use kernels::Convolution;
-use plan::{Activation, Op, Plan};
+use plan::{LayerPlan, Plan};
 use weights::{Random, Weights};
 use xsched_cpu::Command;
+
+pub(crate) use plan::{Activation, ConvShape, Op};
+pub(crate) use weights::Folded;
 
 /// Classes that a model tells apart: ImageNet's.
 pub const CLASSES: usize = 1000;
@@ -76,6 +79,11 @@ impl Images {
         pixels.extend((0..len).map(|_| random.uniform(-2.0, 2.0)));
         let pixels = Tensor::from_vec(pixels, (batch, 3, size, size), &Device::Cpu);
         Some(Images(pixels.expect("as many pixels as the shape has")))
+    }
+
+    /// All pixels, image by image.
+    pub(crate) fn pixels(&self) -> Result<Vec<f32>> {
+        self.0.flatten_all()?.to_vec1()
     }
 
     /// How many images.
@@ -134,16 +142,15 @@ enum Kernel {
 impl Model {
     /// Builds a model for square images of `image_size` pixels, with weights drawn from `seed`.
     pub fn new(architecture: Architecture, image_size: usize, seed: u64) -> Result<Model> {
-        let plan = architecture.plan(image_size);
-        let mut random = Random::new(seed);
+        let network = Network::new(architecture, image_size, seed);
         let mut patches = 0;
-        let mut layers = Vec::with_capacity(plan.layers.len());
-        for layer in &plan.layers {
-            let kernel = match &layer.op {
+        let mut layers = Vec::with_capacity(network.layers.len());
+        for (layer, weights) in network.layers {
+            let kernel = match layer.op {
                 Op::Load => Kernel::Load,
                 Op::Conv(shape) => {
-                    let weights = Weights::random(shape, &mut random);
-                    let convolution = Convolution::new(*shape, weights.fold())?;
+                    let weights = weights.expect("every convolution has weights");
+                    let convolution = Convolution::new(shape, weights)?;
                     patches = patches.max(convolution.patches(layer.to));
                     Kernel::Convolution(convolution)
                 }
@@ -161,8 +168,8 @@ impl Model {
         let zeros = |len: usize| Tensor::zeros(len, DType::F32, &Device::Cpu);
         Ok(Model(Arc::new(Inner {
             layers,
-            slots: plan
-                .slot_sizes()
+            slots: network
+                .slot_sizes
                 .into_iter()
                 .map(zeros)
                 .collect::<Result<_>>()?,
@@ -202,6 +209,34 @@ impl Model {
             }
         }
         Ok(scores.take())
+    }
+}
+
+/// A model as numbers, for whatever device computes it.
+pub(crate) struct Network {
+    /// In order; each convolution with the weights that are drawn from the seed.
+    pub(crate) layers: Vec<(LayerPlan, Option<Folded>)>,
+    /// Elements that each activation buffer must hold.
+    pub(crate) slot_sizes: Vec<usize>,
+}
+
+impl Network {
+    /// For square images of `image_size` pixels, with weights drawn from `seed`.
+    pub(crate) fn new(architecture: Architecture, image_size: usize, seed: u64) -> Network {
+        let plan = architecture.plan(image_size);
+        let mut random = Random::new(seed);
+        let slot_sizes = plan.slot_sizes();
+        let with_weights = |layer: LayerPlan| {
+            let weights = match layer.op {
+                Op::Conv(shape) => Some(Weights::random(&shape, &mut random).fold()),
+                _ => None,
+            };
+            (layer, weights)
+        };
+        Network {
+            layers: plan.layers.into_iter().map(with_weights).collect(),
+            slot_sizes,
+        }
     }
 }
 

@@ -8,48 +8,48 @@ const SLOTS: usize = 4;
 
 /// An activation of one image: where it is kept, and its shape. Channels are innermost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Activation {
-    pub(super) slot: usize,
-    pub(super) height: usize,
-    pub(super) width: usize,
-    pub(super) channels: usize,
+pub(crate) struct Activation {
+    pub(crate) slot: usize,
+    pub(crate) height: usize,
+    pub(crate) width: usize,
+    pub(crate) channels: usize,
 }
 
 impl Activation {
     /// Elements.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.height * self.width * self.channels
     }
 }
 
 /// A convolution, with what is fused behind it.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct ConvShape {
-    pub(super) inputs: usize,
-    pub(super) outputs: usize,
-    pub(super) kernel: usize,
-    pub(super) stride: usize,
+pub(crate) struct ConvShape {
+    pub(crate) inputs: usize,
+    pub(crate) outputs: usize,
+    pub(crate) kernel: usize,
+    pub(crate) stride: usize,
     /// A batch normalisation follows; otherwise a plain bias.
-    pub(super) norm: bool,
+    pub(crate) norm: bool,
     /// A ReLU comes last.
-    pub(super) relu: bool,
+    pub(crate) relu: bool,
 }
 
 impl ConvShape {
     /// Keeps the size of an image at stride 1.
-    pub(super) fn padding(&self) -> usize {
+    pub(crate) fn padding(&self) -> usize {
         self.kernel / 2
     }
 
     /// Weights of the convolution alone.
-    pub(super) fn weights(&self) -> usize {
+    pub(crate) fn weights(&self) -> usize {
         self.outputs * self.kernel * self.kernel * self.inputs
     }
 }
 
 /// What a layer computes.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Op {
+pub(crate) enum Op {
     /// Copies an image in.
     Load,
     Conv(ConvShape),
@@ -63,12 +63,12 @@ pub(super) enum Op {
 
 /// One layer: one command.
 #[derive(Debug)]
-pub(super) struct LayerPlan {
-    pub(super) op: Op,
-    pub(super) from: Activation,
-    pub(super) to: Activation,
+pub(crate) struct LayerPlan {
+    pub(crate) op: Op,
+    pub(crate) from: Activation,
+    pub(crate) to: Activation,
     /// Added to a convolution's result before the ReLU.
-    pub(super) residual: Option<Activation>,
+    pub(crate) residual: Option<Activation>,
 }
 
 /// Layers in order.

@@ -49,11 +49,11 @@ pub(super) enum Shift {
 }
 
 /// Weights as used: one product and one sum.
-pub(super) struct Folded {
+pub(crate) struct Folded {
     /// `[outputs, kernel, kernel, inputs]`
-    pub(super) kernel: Vec<f32>,
+    pub(crate) kernel: Vec<f32>,
     /// One value for each output.
-    pub(super) bias: Vec<f32>,
+    pub(crate) bias: Vec<f32>,
 }
 
 impl Weights {

@@ -8,6 +8,7 @@
 
 mod cpu;
 pub(crate) mod cuda;
+mod opencl;
 mod pace;
 pub mod protocol;
 mod torch;
@@ -28,7 +29,7 @@ use protocol::{ErrorKind, Instruction, Report};
 /// What to run, and how requests arrive.
 #[derive(Debug, Clone, clap::Args)]
 pub struct WorkerArgs {
-    /// Model to run: on the CPU resnet18 or resnet50; with CUDA any of torchvision, gpt2-small (a
+    /// Model to run: on the CPU and with OpenCL resnet18 or resnet50; with CUDA any of torchvision, gpt2-small (a
     /// decode loop), or plain kernels as spin:MICROSECONDS or kernels:COUNTxMICROSECONDS.
     #[arg(long)]
     pub model: String,
@@ -78,6 +79,9 @@ pub enum Device {
     /// An NVIDIA GPU: plain kernels by the driver alone, models by the user's python3 with torch and
     /// torchvision.
     Cuda,
+    /// The first device of the first OpenCL platform that has one.
+    #[value(name = "opencl")]
+    OpenCl,
 }
 
 impl Device {
@@ -86,6 +90,7 @@ impl Device {
         match self {
             Device::Cpu => xsched_cpu::DEVICE_KIND,
             Device::Cuda => "cuda",
+            Device::OpenCl => "opencl",
         }
     }
 
@@ -93,7 +98,7 @@ impl Device {
     /// is seen only there.
     pub fn check_model(self, model: &str) -> Result<(), String> {
         match self {
-            Device::Cpu => architecture(model).map(drop),
+            Device::Cpu | Device::OpenCl => architecture(model).map(drop),
             Device::Cuda if is_kernels(model) => cuda::parse(model).map(drop),
             Device::Cuda => torch::check_model(model),
         }
@@ -209,6 +214,7 @@ fn work(
     let mut workload: Box<dyn Workload> = match args.device {
         Device::Cpu => Box::new(cpu::CpuWorkload::new(args)?),
         Device::Cuda => Box::new(cuda::CudaWorkload::new(args)?),
+        Device::OpenCl => Box::new(opencl::OpenClWorkload::new(args)?),
     };
     let mut outputs = Outputs::default();
     for _ in 0..args.warmup {
@@ -262,7 +268,7 @@ fn architecture(model: &str) -> Result<Architecture, String> {
             .iter()
             .map(|known| known.name())
             .collect();
-        format!("the CPU has the models {}", known.join(", "))
+        format!("this device has the models {}", known.join(", "))
     })
 }
 
@@ -288,10 +294,10 @@ fn schedule(args: &WorkerArgs) -> Result<Schedule, Failure> {
     if let Err(reason) = args.device.check_model(model) {
         return Err(Failure::usage(format!("--model {model}: {reason}")));
     }
-    if args.device == Device::Cpu && args.cuda_graph {
+    if args.device != Device::Cuda && args.cuda_graph {
         return Err(Failure::usage("--cuda-graph needs --device cuda"));
     }
-    if args.device == Device::Cpu && args.precision != Precision::Fp32 {
+    if args.device != Device::Cuda && args.precision != Precision::Fp32 {
         return Err(Failure::usage("--precision fp16 needs --device cuda"));
     }
     if is_kernels(model) && args.batch != 1 {
