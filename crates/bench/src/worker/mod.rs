@@ -21,15 +21,16 @@ use std::time::Duration;
 use clap::ValueEnum;
 
 use crate::clock::now_ns;
-use crate::models::{Architecture, IMAGE_SIZE};
+use crate::models::Architecture;
 use pace::{Clock, Nanos, SECOND, Schedule};
 use protocol::{ErrorKind, Instruction, Report};
 
 /// What to run, and how requests arrive.
 #[derive(Debug, Clone, clap::Args)]
 pub struct WorkerArgs {
-    /// Model to run: on the CPU resnet18 or resnet50; with CUDA any of torchvision, gpt2-small (a
-    /// decode loop), or plain kernels as spin:MICROSECONDS or kernels:COUNTxMICROSECONDS.
+    /// Model to run: resnet18, resnet50, mobilenet_v2, vit_b_16, deeplabv3_resnet50 or
+    /// whisper_base_encoder; with CUDA also any other of torchvision, gpt2-small (a decode loop), or
+    /// plain kernels as spin:MICROSECONDS or kernels:COUNTxMICROSECONDS.
     #[arg(long)]
     pub model: String,
     /// Images per request.
@@ -65,9 +66,10 @@ pub struct WorkerArgs {
     /// Measure this often, each time from a start to a result.
     #[arg(long, hide = true, default_value_t = 1)]
     pub repeat: u32,
-    /// Side of the images in pixels; smaller than usual makes a quick test.
-    #[arg(long, hide = true, default_value_t = IMAGE_SIZE)]
-    pub image_size: usize,
+    /// Side of the images in pixels, by default 224; of whisper_base_encoder the frames of a clip, by
+    /// default 3000.
+    #[arg(long)]
+    pub image_size: Option<usize>,
 }
 
 /// Where a model runs.
@@ -282,11 +284,16 @@ fn schedule(args: &WorkerArgs) -> Result<Schedule, Failure> {
         _ => Ok(()),
     };
     at_least_one("batch", args.batch)?;
-    at_least_one("image-size", args.image_size)?;
+    at_least_one("image-size", args.image_size.unwrap_or(1))?;
     at_least_one("threads", args.threads.unwrap_or(1))?;
     let model = &args.model;
     if let Err(reason) = args.device.check_model(model) {
         return Err(Failure::usage(format!("--model {model}: {reason}")));
+    }
+    if let (Ok(architecture), Some(size)) = (architecture(model), args.image_size)
+        && let Err(reason) = architecture.check_size(size)
+    {
+        return Err(Failure::usage(format!("--image-size {size} {reason}")));
     }
     if args.device == Device::Cpu && args.cuda_graph {
         return Err(Failure::usage("--cuda-graph needs --device cuda"));

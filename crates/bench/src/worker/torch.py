@@ -12,6 +12,7 @@ import ctypes
 import gc
 import inspect
 import json
+import math
 import os
 import re
 import select
@@ -81,7 +82,7 @@ def parse(words):
     parser.add_argument("--warmup", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--precision", choices=["fp32", "fp16"], default="fp32")
-    parser.add_argument("--image-size", type=int, default=224)
+    parser.add_argument("--image-size", type=int)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--repeat", type=int, default=1)
     parser.add_argument("--cuda-graph", action="store_true")
@@ -95,7 +96,7 @@ def work(harness, options):
         torch.set_num_threads(options.threads)
     device = torch.cuda.get_device_name()
     log(f"torch {torch.__version__}, CUDA {torch.version.cuda}, {device}")
-    build = build_gpt2 if options.model == GPT2_SMALL else build_model
+    build = {GPT2_SMALL: build_gpt2, WHISPER: build_whisper}.get(options.model, build_model)
     host_input, forward = build(torch, options)
     with torch.inference_mode():
         request, outputs, commands = prepare(torch, host_input, forward, options)
@@ -335,9 +336,12 @@ def build_model(torch, options):
     if "weights_backbone" in inspect.signature(builder).parameters:
         wanted["weights_backbone"] = None
     dtype = torch.float16 if options.precision == "fp16" else torch.float32
+    size = options.image_size or 224
+    # Vision transformers are built for one size.
+    if options.model.startswith("vit_") and size != 224:
+        wanted["image_size"] = size
     model = builder(**wanted).eval().to(device=DEVICE, dtype=dtype)
     random = torch.Generator().manual_seed(options.seed)
-    size = options.image_size
     images = torch.randn(options.batch, 3, size, size, generator=random)
     host_input = images.to(dtype).pin_memory()
 
@@ -357,15 +361,20 @@ def model_builder(name):
             "usage", f"torchvision is not installed for {sys.executable}: {INSTALL}"
         ) from None
     models = torchvision.models
+    segmentation = getattr(models, "segmentation", None)
     try:
         # Names in torchvision before 0.14 are functions of the module.
         find = getattr(models, "get_model_builder", None)
-        builder = find(name) if find else getattr(models, name)
+        if find:
+            builder = find(name)
+        else:
+            builder = getattr(models, name, None) or getattr(segmentation, name)
     except (AttributeError, KeyError, ValueError):
         raise Failure(
             "usage",
             f"torchvision {torchvision.__version__} has no model {name}: use one such as resnet18, "
-            "resnet50, mobilenet_v2 (torchvision.models.list_models() has all), or gpt2-small",
+            "resnet50, mobilenet_v2 (torchvision.models.list_models() has all), gpt2-small or "
+            "whisper_base_encoder",
         ) from None
     return builder
 
@@ -436,6 +445,47 @@ def build_gpt2(torch, options):
             tokens = output.logits[:, -1:].argmax(dim=-1)
             decoded.append(tokens)
         return torch.cat(decoded, dim=1)
+
+    return host_input, forward
+
+
+# --- The encoder of Whisper base, with random weights. ---
+
+WHISPER = "whisper_base_encoder"
+BANDS, FRAMES = 80, 3000
+WIDTH, HEADS, HIDDEN, LAYERS = 512, 8, 2048, 6
+
+
+def build_whisper(torch, options):
+    nn = torch.nn
+    torch.manual_seed(options.seed)
+    dtype = torch.float16 if options.precision == "fp16" else torch.float32
+    frames = options.image_size or FRAMES
+    convolutions = nn.Sequential(
+        nn.Conv1d(BANDS, WIDTH, 3, padding=1),
+        nn.GELU(),
+        nn.Conv1d(WIDTH, WIDTH, 3, stride=2, padding=1),
+        nn.GELU(),
+    )
+    # Its key has a bias, which Whisper's has not: 512 additions a token and layer.
+    layer = nn.TransformerEncoderLayer(
+        WIDTH, HEADS, HIDDEN, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+    )
+    layers = nn.TransformerEncoder(
+        layer, LAYERS, norm=nn.LayerNorm(WIDTH), enable_nested_tensor=False
+    )
+    for part in (convolutions, layers):
+        part.eval().to(device=DEVICE, dtype=dtype)
+    # Sines and cosines of the position, wavelengths from 2 pi to 10000 * 2 pi.
+    half = WIDTH // 2
+    rates = torch.exp(torch.arange(half) * (-math.log(10000) / (half - 1)))
+    angles = torch.arange((frames + 1) // 2)[:, None] * rates[None, :]
+    positions = torch.cat([angles.sin(), angles.cos()], dim=1).to(device=DEVICE, dtype=dtype)
+    random = torch.Generator().manual_seed(options.seed)
+    host_input = torch.randn(options.batch, BANDS, frames, generator=random).to(dtype).pin_memory()
+
+    def forward(device_input):
+        return layers(convolutions(device_input).permute(0, 2, 1) + positions)
 
     return host_input, forward
 

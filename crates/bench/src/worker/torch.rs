@@ -60,7 +60,9 @@ fn command(args: &WorkerArgs) -> Command {
     option("--duration", &args.duration);
     option("--warmup", &args.warmup);
     option("--seed", &args.seed);
-    option("--image-size", &args.image_size);
+    if let Some(size) = args.image_size {
+        option("--image-size", &size);
+    }
     match args.precision {
         Precision::Fp32 => option("--precision", &"fp32"),
         Precision::Fp16 => option("--precision", &"fp16"),
