@@ -43,6 +43,8 @@ pub struct Launcher {
     pub environment: Vec<(OsString, OsString)>,
     /// Where the children's standard error goes, a file each.
     pub log_dir: PathBuf,
+    /// Where the next daemon's trace goes, if one is wanted.
+    pub trace: Option<PathBuf>,
 }
 
 impl Launcher {
@@ -103,6 +105,9 @@ impl Launcher {
         command.arg("serve").arg("--socket").arg(socket);
         // Should the bench itself be killed, nobody else would end it.
         command.args(["--exit-when-unused", "120"]);
+        if let Some(trace) = &self.trace {
+            command.arg("--trace").arg(trace);
+        }
         command
     }
 
@@ -289,6 +294,7 @@ mod tests {
             program: program.into(),
             environment: Vec::new(),
             log_dir: dir.join("logs"),
+            trace: None,
         }
     }
 
@@ -323,6 +329,23 @@ mod tests {
     fn variable<'a>(command: &'a Command, name: &str) -> Option<Option<&'a str>> {
         let (_, value) = command.get_envs().find(|(key, _)| *key == name)?;
         Some(value.map(|value| value.to_str().unwrap()))
+    }
+
+    #[test]
+    fn a_daemon_is_told_where_its_trace_goes() {
+        let words = |launcher: &Launcher| -> Vec<String> {
+            let command = launcher.daemon_command(Path::new("/run/x.sock"));
+            let words = command.get_args().map(|word| word.to_str().unwrap());
+            words.map(str::to_owned).collect()
+        };
+        let mut launcher = launcher(Path::new("out"), "xsched");
+        assert!(!words(&launcher).contains(&"--trace".to_owned()));
+        launcher.trace = Some("out/scheduled_trace.json".into());
+        let words = words(&launcher);
+        assert_eq!(
+            words[words.len() - 2..],
+            ["--trace", "out/scheduled_trace.json"]
+        );
     }
 
     #[test]

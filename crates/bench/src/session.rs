@@ -35,6 +35,10 @@ pub struct Session {
     pub store: Store,
     /// Files that were written there, in this order.
     pub files: Vec<String>,
+    /// Have the daemons write traces.
+    pub trace: bool,
+    /// File with the trace of the latest scheduled phase, in the output directory.
+    pub trace_file: Option<String>,
     settings: Settings,
     launcher: Launcher,
     limits: Limits,
@@ -82,12 +86,15 @@ impl Session {
             program: context.program.clone(),
             environment: context.environment.clone(),
             log_dir: store.path("logs"),
+            trace: None,
         };
         let interrupt = context.interrupt.clone();
         Session {
             console,
             store,
             files: Vec::new(),
+            trace: false,
+            trace_file: None,
             settings,
             launcher,
             limits,
@@ -189,6 +196,7 @@ impl Session {
         tasks: Vec<TaskSpec>,
         duration: Duration,
     ) -> Result<Vec<Measurement>, PhaseFailure> {
+        self.next_trace(name);
         let started = Daemon::start(&self.launcher, &self.interrupt);
         let mut daemon = started.map_err(|cause| PhaseFailure {
             cause: Box::new(cause),
@@ -211,6 +219,19 @@ impl Session {
         }
     }
 
+    /// Chooses the file of the next daemon's trace: one for each round of a phase.
+    fn next_trace(&mut self, phase: &str) {
+        if !self.trace {
+            return;
+        }
+        let mut names = (1..).map(|round| trace_file(phase, round));
+        self.trace_file = names.find(|name| !self.files.contains(name));
+        if let Some(name) = self.trace_file.clone() {
+            self.note_file(&name);
+        }
+        self.launcher.trace = self.trace_file.as_ref().map(|name| self.store.path(name));
+    }
+
     fn fail(&mut self, phase: &str, failure: PhaseFailure) -> Stop {
         let message = failure.cause.to_string();
         self.console.line(&format!("      ❌ {phase}: {message}"));
@@ -231,6 +252,14 @@ impl Session {
             partial_samples,
             interrupted: failure.is_interruption(),
         })
+    }
+}
+
+/// Name of the file with the trace of a round of a phase.
+fn trace_file(phase: &str, round: usize) -> String {
+    match round {
+        1 => format!("{phase}_trace.json"),
+        _ => format!("{phase}_trace-{round}.json"),
     }
 }
 

@@ -12,7 +12,7 @@ use std::{
 
 use rustix::process::Pid;
 use tracing::{debug, info, warn};
-use xsched_sched::{Action, Engine, Event, Hints, HwShare, Nanos, ProcessId, QueueId, Target};
+use xsched_sched::{Action, Event, Hints, HwShare, Nanos, ProcessId, QueueId, Target};
 use xsched_wire::{
     Admitted, Attributes, FromScheduler, QueueInfo, Share, ToScheduler,
     packet::{self, PacketError},
@@ -24,6 +24,7 @@ use crate::{
     reactor::{Reactor, Source},
     reaper::Reaper,
     session::{self, Client, Condition, End, Peer, Queue, SegmentId, Session},
+    trace::{Observed, Owner},
 };
 
 /// The heartbeat advances at least this often; see [`Host::tend`].
@@ -48,7 +49,7 @@ pub(crate) struct Place {
 pub(crate) struct Host {
     pub(crate) reactor: Reactor,
     pub(crate) reaper: Reaper,
-    pub(crate) engine: Engine,
+    pub(crate) engine: Observed,
     /// By number, which is also the engine's [`ProcessId`]; numbers are never used again.
     pub(crate) sessions: BTreeMap<u64, Session>,
     places: HashMap<QueueId, Place>,
@@ -65,7 +66,7 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    pub(crate) fn new(reactor: Reactor, reaper: Reaper, engine: Engine, owner: u32) -> Self {
+    pub(crate) fn new(reactor: Reactor, reaper: Reaper, engine: Observed, owner: u32) -> Self {
         Host {
             reactor,
             reaper,
@@ -354,6 +355,11 @@ impl Host {
             seen: (block.state(), block.completed()),
         };
         self.places.insert(queue.id, Place { session: id, slot });
+        self.engine.created(queue.id, || Owner {
+            pid: peer.pid_number(),
+            name: client.name.clone(),
+            device: queue.device_name.clone(),
+        });
         let (process, is_first) = (ProcessId(id), client.queues().next().is_none());
         let hints = client.hints;
         let created = Event::QueueCreated {
@@ -542,8 +548,10 @@ impl Host {
                     } else if block.open_gate() {
                         block.wake_gate();
                     }
+                    self.engine.gated(queue, open);
                 }
                 Action::Share { share, .. } => {
+                    self.engine.shared(queue, share);
                     let share = match share {
                         HwShare::Background => Share::Background,
                         HwShare::Slice(micros) => Share::Slice(micros),
@@ -583,6 +591,7 @@ impl Host {
             for (_, queue, _) in client.queues() {
                 self.places.remove(&queue.id);
                 self.devices.release(queue.device);
+                self.engine.gone(queue.id);
             }
             let process = ProcessId(id);
             self.tell(now, Event::ProcessGone { process });
@@ -619,7 +628,7 @@ fn descends(mut process: Pid, from: u32) -> bool {
     false
 }
 
-fn tell(engine: &mut Engine, now: Nanos, event: Event, actions: &mut Vec<Action>) {
+fn tell(engine: &mut Observed, now: Nanos, event: Event, actions: &mut Vec<Action>) {
     if let Err(error) = engine.handle(now, event, actions) {
         // The engine has forgotten, or never knew, what the host still names; nothing changed.
         debug!(%error, "event without effect");
@@ -627,7 +636,7 @@ fn tell(engine: &mut Engine, now: Nanos, event: Event, actions: &mut Vec<Action>
 }
 
 /// Tells the engine which ready queues moved since they were last looked at.
-fn sample(client: &mut Client, now: Nanos, engine: &mut Engine, actions: &mut Vec<Action>) {
+fn sample(client: &mut Client, now: Nanos, engine: &mut Observed, actions: &mut Vec<Action>) {
     let layout = client.segment.layout();
     for (slot, queue) in client.queues.iter_mut().enumerate() {
         let (Some(queue), Ok(slot)) = (queue, u16::try_from(slot)) else {

@@ -110,7 +110,8 @@ impl<'a> Experiment<'a> {
             level: common.level.number(),
         };
         let limits = common.limits(context.limits);
-        let session = Session::new(context, console, store, settings, limits);
+        let mut session = Session::new(context, console, store, settings, limits);
+        session.trace = common.trace;
         let record = Record {
             manifest: Manifest::now(DualModel.name(), context.command.clone(), &context.version),
             duration: common.duration,

@@ -195,6 +195,7 @@ fn measure(options: &Options, context: &mut Context) -> anyhow::Result<Outcome> 
         program: context.program.clone(),
         environment: context.environment.clone(),
         log_dir: store.path("logs"),
+        trace: None,
     };
     let daemon = Daemon::start(&launcher, &context.interrupt)?;
     let mut bench = Bench {
