@@ -22,7 +22,6 @@ pub mod manifest;
 pub mod report;
 pub mod results;
 pub mod rounds;
-pub mod run;
 pub mod stats;
 pub mod store;
 pub mod verdict;

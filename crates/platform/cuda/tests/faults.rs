@@ -441,6 +441,7 @@ fn sixty_four_processes_share_one_device() {
         // Each agent makes its queue known in its own time.
         until("all queues are known", || daemon.queues().len() == 64);
         let queues = daemon.queues();
+        assert_eq!(queues.len(), 64);
         assert!(queues.iter().all(|queue| queue.device == queues[0].device));
         for (number, mut peer) in peers.into_iter().enumerate() {
             peer.say(&format!("exit {number}"));
