@@ -46,7 +46,8 @@ fn one_open_one_held(cuda: &Cuda) -> (Gated<'_>, Gated<'_>, &'static AtomicU32) 
     (open, held, place)
 }
 
-/// Closes the stream's gate and puts a command behind it.
+/// Closes the gate of a stream without work and puts a command behind it. Loading its code is a call
+/// that waits for the whole context, so what stood there before would get through.
 fn hold(cuda: &Cuda, held: &Gated<'_>, place: &AtomicU32) {
     place.store(0, SeqCst);
     held.close();
@@ -88,12 +89,12 @@ fn a_call_that_waits_for_the_context_opens_what_it_waits_for() {
         let word = cuda.word().as_ptr().addr();
         let (_open, held, place) = one_open_one_held(cuda);
         for (name, call) in CONTEXT_WIDE {
-            hold(cuda, &held, place);
             call(cuda, [memory, host, word, module]);
             until(name, || value(place) == 1);
             until("closed again", || !held.block.is_open());
             held.open();
             cuda.synchronize(held.stream);
+            hold(cuda, &held, place);
         }
     });
 }
