@@ -223,6 +223,7 @@ impl<'a> Session<'a> {
                 Ok(FromScheduler::Refused { reason }) => {
                     return Err(Loss::Ended(reason));
                 }
+                Ok(FromScheduler::Notice { text }) => log::warn(&text),
                 Ok(FromScheduler::Welcome(_)) => {}
                 Err(PacketError::WouldBlock) => return Ok(()),
                 Err(error) => return Err(error.into()),

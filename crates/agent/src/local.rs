@@ -227,9 +227,11 @@ impl Local<'_> {
                 let Some(block) = self.shared.layout().block(slot) else {
                     return;
                 };
-                if !open {
-                    block.close_gate();
-                } else if block.open_gate() {
+                let wake = match open {
+                    true => block.open_gate(),
+                    false => block.close_gate(),
+                };
+                if wake {
                     block.wake_gate();
                 }
             }

@@ -387,7 +387,9 @@ impl Shared {
             match (block.is_bypassed(), bypass) {
                 (false, true) => open_by_bypass(slot),
                 (true, false) => {
-                    let _ = block.set_bypass(false);
+                    if block.set_bypass(false) {
+                        block.wake_gate();
+                    }
                     // Exit takes no lock: either it comes after the line above, or it is seen here.
                     if self.exiting.load(Ordering::SeqCst) {
                         open_by_bypass(slot);
@@ -499,9 +501,12 @@ impl Link for Shared {
     fn hold(&self, slot: Slot, held: bool) {
         match self.settings.scheduler {
             Scheduler::Off => {}
-            Scheduler::Application if held => slot.block.close_gate(),
             Scheduler::Application => {
-                if slot.block.open_gate() {
+                let wake = match held {
+                    true => slot.block.close_gate(),
+                    false => slot.block.open_gate(),
+                };
+                if wake {
                     slot.block.wake_gate();
                 }
             }

@@ -10,6 +10,10 @@ use tempfile::TempDir;
 use crate::interrupt::Interrupt;
 use crate::launch::{END_GRACE, Launcher, Process, describe_exit};
 use crate::phase::Failure;
+use crate::usage::Usage;
+
+/// What a daemon is started with unless somebody says otherwise.
+pub const DEFAULT_POLICY: &str = "hpf";
 
 /// How long the daemon may take until it listens.
 const START_LIMIT: Duration = Duration::from_secs(15);
@@ -27,8 +31,17 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts a daemon and waits until it listens.
+    /// Starts a daemon with the default policy and waits until it listens.
     pub fn start(launcher: &Launcher, interrupt: &Interrupt) -> Result<Daemon, Failure> {
+        Daemon::with_policy(launcher, DEFAULT_POLICY, interrupt)
+    }
+
+    /// Starts a daemon with this policy and waits until it listens.
+    pub fn with_policy(
+        launcher: &Launcher,
+        policy: &str,
+        interrupt: &Interrupt,
+    ) -> Result<Daemon, Failure> {
         let fail = |reason: String| Failure::Daemon(format!("could not be started: {reason}"));
         let dir = tempfile::Builder::new()
             .prefix("xsched-bench-")
@@ -36,7 +49,7 @@ impl Daemon {
             .map_err(|error| fail(error.to_string()))?;
         let socket = dir.path().join("xsched.sock");
         let process = launcher
-            .spawn(launcher.daemon_command(&socket), "daemon")
+            .spawn(launcher.daemon_command(&socket, policy), "daemon")
             .map_err(|error| fail(error.to_string()))?;
         let mut daemon = Daemon {
             process,
@@ -65,6 +78,11 @@ impl Daemon {
     /// Where it listens.
     pub fn socket(&self) -> &Path {
         &self.socket
+    }
+
+    /// The processor time and memory that it has used so far; `None` if it is gone.
+    pub fn usage(&self) -> Option<Usage> {
+        Usage::of(self.process.id())
     }
 
     /// Fails if the daemon has ended: nobody scheduled the rest of the phase, then.

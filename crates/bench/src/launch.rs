@@ -43,6 +43,8 @@ pub struct Launcher {
     pub environment: Vec<(OsString, OsString)>,
     /// Where the children's standard error goes, a file each.
     pub log_dir: PathBuf,
+    /// Where the next daemon's trace goes, if one is wanted.
+    pub trace: Option<PathBuf>,
 }
 
 impl Launcher {
@@ -54,6 +56,16 @@ impl Launcher {
         class: &str,
         name: &str,
     ) -> Command {
+        let task = TaskSpec {
+            name: name.to_owned(),
+            class: class.to_owned(),
+            ..TaskSpec::default()
+        };
+        self.task_command(scheduling, level, &task)
+    }
+
+    /// The same with a task's hints, and whatever somebody else's scheduler puts before the program.
+    fn task_command(&self, scheduling: &Scheduling, level: Option<u8>, task: &TaskSpec) -> Command {
         let mut command = self.command();
         match scheduling {
             Scheduling::Off => command.env(env::DISABLE.name, "1"),
@@ -62,13 +74,15 @@ impl Launcher {
         if let Some(level) = level {
             command.env(env::LEVEL.name, level.to_string());
         }
-        command.args(["run", "--priority", class, "--name", name, "--"]);
+        command.args(["run", "--priority", &task.class, "--name", &task.name]);
+        command.args(&task.hints).arg("--").args(&task.wrap);
+        command.envs(task.environment.iter().map(|(name, value)| (name, value)));
         command
     }
 
     /// The command line and environment of one worker.
     pub fn worker_command(&self, phase: &PhaseSpec, task: &TaskSpec) -> Command {
-        let mut command = self.run_command(&phase.scheduling, phase.level, &task.class, &task.name);
+        let mut command = self.task_command(&phase.scheduling, phase.level, task);
         if phase.device == xsched_cpu::DEVICE_KIND {
             // gemm would read /proc/cpuinfo at every product to find this out; and candle's own
             // threads, which no queue owns, must not be started.
@@ -88,6 +102,10 @@ impl Launcher {
                 option("--arrival", &"open");
                 option("--rate", &rate_hz);
             }
+            Arrival::Poisson { rate_hz } => {
+                option("--arrival", &"poisson");
+                option("--rate", &rate_hz);
+            }
             Arrival::Closed => option("--arrival", &"closed"),
         }
         option("--duration", &phase.duration.as_secs_f64());
@@ -98,11 +116,15 @@ impl Launcher {
     }
 
     /// The command line and environment of a daemon on `socket`.
-    pub fn daemon_command(&self, socket: &Path) -> Command {
+    pub fn daemon_command(&self, socket: &Path, policy: &str) -> Command {
         let mut command = self.command();
         command.arg("serve").arg("--socket").arg(socket);
+        command.args(["--policy", policy]);
         // Should the bench itself be killed, nobody else would end it.
         command.args(["--exit-when-unused", "120"]);
+        if let Some(trace) = &self.trace {
+            command.arg("--trace").arg(trace);
+        }
         command
     }
 
@@ -156,6 +178,11 @@ impl Process {
     /// The child's standard output; once.
     pub fn take_stdout(&mut self) -> Option<ChildStdout> {
         self.child.stdout.take()
+    }
+
+    /// The child's number, which is that of its group.
+    pub fn id(&self) -> Pid {
+        self.group
     }
 
     /// File with the child's standard error.
@@ -289,6 +316,7 @@ mod tests {
             program: program.into(),
             environment: Vec::new(),
             log_dir: dir.join("logs"),
+            trace: None,
         }
     }
 
@@ -301,8 +329,8 @@ mod tests {
                 model: "resnet18".into(),
                 batch: 1,
                 arrival: Arrival::Open { rate_hz: 2.5 },
-                batch_option: None,
                 options: vec!["--cuda-graph".into()],
+                ..TaskSpec::default()
             }],
             duration: Duration::from_secs(60),
             scheduling,
@@ -323,6 +351,23 @@ mod tests {
     fn variable<'a>(command: &'a Command, name: &str) -> Option<Option<&'a str>> {
         let (_, value) = command.get_envs().find(|(key, _)| *key == name)?;
         Some(value.map(|value| value.to_str().unwrap()))
+    }
+
+    #[test]
+    fn a_daemon_is_told_where_its_trace_goes() {
+        let words = |launcher: &Launcher| -> Vec<String> {
+            let command = launcher.daemon_command(Path::new("/run/x.sock"), "hpf");
+            let words = command.get_args().map(|word| word.to_str().unwrap());
+            words.map(str::to_owned).collect()
+        };
+        let mut launcher = launcher(Path::new("out"), "xsched");
+        assert!(!words(&launcher).contains(&"--trace".to_owned()));
+        launcher.trace = Some("out/scheduled_trace.json".into());
+        let words = words(&launcher);
+        assert_eq!(
+            words[words.len() - 2..],
+            ["--trace", "out/scheduled_trace.json"]
+        );
     }
 
     #[test]

@@ -17,15 +17,19 @@ pub(crate) mod peer;
 pub mod phase;
 pub mod session;
 pub mod task;
+pub mod usage;
 
+pub mod estimate;
 pub mod manifest;
 pub mod report;
 pub mod results;
 pub mod rounds;
+pub mod run;
 pub mod stats;
 pub mod store;
 pub mod verdict;
 
+pub mod mix;
 pub mod models;
 pub mod worker;
 

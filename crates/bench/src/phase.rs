@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use crate::interrupt::Interrupt;
 use crate::launch::{END_GRACE, Launcher, Process, describe_exit, end_all};
 use crate::task::{PhaseSpec, TaskSpec};
+use crate::usage;
 use crate::worker::protocol::{ErrorKind, Instruction, Report};
 
 /// How often a wait looks at signals and children.
@@ -67,6 +68,11 @@ pub struct Measurement {
     pub digest: String,
     /// Every output had the same bits as the first.
     pub digests_equal: bool,
+    /// Requests that were given up because the next one was there before they began.
+    pub dropped: u64,
+    /// Processor time of the agent from the start to the last report at which it was still there,
+    /// seconds; `None` where the program has none.
+    pub agent_cpu_s: Option<f64>,
 }
 
 /// Why a phase gave no full result. One line each: what, why, what to do.
@@ -230,6 +236,8 @@ struct Worker {
     /// Standard output has ended.
     drained: bool,
     exit: Option<(ExitStatus, Instant)>,
+    /// Processor time of its agent, seconds: at the start and at the last look.
+    agent_cpu: Option<(f64, f64)>,
 }
 
 impl Worker {
@@ -250,6 +258,7 @@ impl Worker {
             samples,
             digest,
             digests_equal,
+            dropped,
         }) = self.result
         else {
             return None;
@@ -266,7 +275,16 @@ impl Worker {
             samples,
             digest,
             digests_equal,
+            dropped,
+            agent_cpu_s: self.agent_cpu.map(|(first, last)| last - first),
         })
+    }
+
+    /// Looks at what the agent has cost so far; nothing changes when the process is gone already.
+    fn look_at_agent(&mut self) {
+        if let Some(now) = usage::agent_cpu_s(self.process.id()) {
+            self.agent_cpu.get_or_insert((now, now)).1 = now;
+        }
     }
 
     fn name(&self) -> String {
@@ -321,6 +339,7 @@ impl Runner<'_> {
                 completed: 0,
                 drained: false,
                 exit: None,
+                agent_cpu: None,
             });
         }
         Ok(())
@@ -338,6 +357,7 @@ impl Runner<'_> {
             },
         )?;
         for worker in &mut self.workers {
+            worker.look_at_agent();
             worker.process.send(Instruction::Start.as_str());
         }
         self.started = Some(Instant::now());
@@ -442,9 +462,13 @@ impl Runner<'_> {
             }
             Message::Report(report) => match report {
                 Report::Ready { .. } => worker.ready = Some(report),
-                Report::Progress { completed, .. } => worker.completed = completed,
+                Report::Progress { completed, .. } => {
+                    worker.completed = completed;
+                    worker.look_at_agent();
+                }
                 Report::Result { completed, .. } => {
                     worker.completed = completed;
+                    worker.look_at_agent();
                     worker.result = Some(report);
                 }
                 Report::Error { kind, message } => return Err(failure_of(worker, kind, message)),

@@ -275,10 +275,10 @@ fn latencies(all: &[&Measurement]) -> Option<Summary> {
 
 /// The time that a throughput is taken over. After its last arrival an open-loop task waits for the
 /// end of the phase; a back-to-back task runs until its last completion.
-fn seconds(measured: &Measurement, phase: Duration) -> f64 {
+pub(crate) fn seconds(measured: &Measurement, phase: Duration) -> f64 {
     let elapsed = measured.elapsed_ms / 1000.0;
     match measured.task.arrival {
-        Arrival::Open { .. } => elapsed.max(phase.as_secs_f64()),
+        Arrival::Open { .. } | Arrival::Poisson { .. } => elapsed.max(phase.as_secs_f64()),
         Arrival::Closed => elapsed,
     }
 }
@@ -414,8 +414,7 @@ mod tests {
                 model: "resnet18".into(),
                 batch: 4,
                 arrival,
-                batch_option: None,
-                options: Vec::new(),
+                ..TaskSpec::default()
             },
             level: 3,
             commands: 20,
@@ -429,6 +428,8 @@ mod tests {
                 .collect(),
             digest: "0123456789abcdef".into(),
             digests_equal: true,
+            dropped: 0,
+            agent_cpu_s: None,
         }
     }
 

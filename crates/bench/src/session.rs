@@ -7,10 +7,11 @@ use serde::Serialize;
 
 use crate::Context;
 use crate::console::Console;
-use crate::daemon::Daemon;
+use crate::daemon::{DEFAULT_POLICY, Daemon};
 use crate::interrupt::Interrupt;
 use crate::launch::Launcher;
-use crate::phase::{Failure, Limits, Measurement, PhaseFailure, run_phase};
+use crate::mix::peers::Peer;
+use crate::phase::{Failure, Limits, Measurement, PhaseFailure, Progress, run_phase};
 use crate::store::Store;
 use crate::task::{PhaseSpec, Scheduling, TaskSpec};
 
@@ -35,10 +36,25 @@ pub struct Session {
     pub store: Store,
     /// Files that were written there, in this order.
     pub files: Vec<String>,
+    /// Have the daemons write traces.
+    pub trace: bool,
+    /// File with the trace of the latest scheduled phase, in the output directory.
+    pub trace_file: Option<String>,
     settings: Settings,
     launcher: Launcher,
     limits: Limits,
     interrupt: Interrupt,
+}
+
+/// What tasks under a daemon measured, and what that cost.
+#[derive(Debug)]
+pub struct Scheduled {
+    /// Of each task.
+    pub measured: Vec<Measurement>,
+    /// Processor time of the daemon since the tasks started, seconds.
+    pub daemon_cpu_s: Option<f64>,
+    /// Its resident memory, a look a second, KiB.
+    pub memory_kib: Vec<u64>,
 }
 
 /// Why a run ends before its time.
@@ -82,12 +98,15 @@ impl Session {
             program: context.program.clone(),
             environment: context.environment.clone(),
             log_dir: store.path("logs"),
+            trace: None,
         };
         let interrupt = context.interrupt.clone();
         Session {
             console,
             store,
             files: Vec::new(),
+            trace: false,
+            trace_file: None,
             settings,
             launcher,
             limits,
@@ -113,8 +132,29 @@ impl Session {
         tasks: Vec<TaskSpec>,
         duration: Duration,
     ) -> Result<Vec<Measurement>, Stop> {
-        let outcome = self.run_with_daemon(name, tasks, duration);
+        let scheduled = self.under_policy(name, tasks, duration, DEFAULT_POLICY)?;
+        Ok(scheduled.measured)
+    }
+
+    /// The same with a policy, and what the daemon cost.
+    pub fn under_policy(
+        &mut self,
+        name: &str,
+        tasks: Vec<TaskSpec>,
+        duration: Duration,
+        policy: &str,
+    ) -> Result<Scheduled, Stop> {
+        let outcome = self.run_with_daemon(name, tasks, duration, policy);
         outcome.map_err(|failure| self.fail(name, failure))
+    }
+
+    /// Starts somebody else's scheduler; `Ok(Some)` says why it cannot be had.
+    pub fn start_peer(&mut self, peer: &mut dyn Peer, name: &str) -> Result<Option<String>, Stop> {
+        match peer.start(&self.launcher, &self.interrupt) {
+            Ok(()) => Ok(None),
+            Err(cause @ Failure::Interrupted(_)) => Err(self.reject(name, cause)),
+            Err(cause) => Ok(Some(cause.to_string())),
+        }
     }
 
     /// Notes that a phase is no use although all its workers reported.
@@ -162,6 +202,18 @@ impl Session {
         duration: Duration,
         scheduling: Scheduling,
     ) -> Result<Vec<Measurement>, PhaseFailure> {
+        self.run_and_watch(name, tasks, duration, scheduling, &mut |_| {})
+    }
+
+    /// `watch` hears how far the phase is, many times a second.
+    fn run_and_watch(
+        &mut self,
+        name: &str,
+        tasks: Vec<TaskSpec>,
+        duration: Duration,
+        scheduling: Scheduling,
+        watch: &mut dyn FnMut(&Progress),
+    ) -> Result<Vec<Measurement>, PhaseFailure> {
         let phase = PhaseSpec {
             name: name.to_owned(),
             tasks,
@@ -173,7 +225,10 @@ impl Session {
             warmup: self.settings.warmup,
         };
         let mut progress = self.console.phase(name, duration);
-        let mut show = |state: &_| progress.update(state);
+        let mut show = |state: &Progress| {
+            watch(state);
+            progress.update(state);
+        };
         run_phase(
             &phase,
             &self.launcher,
@@ -188,17 +243,39 @@ impl Session {
         name: &str,
         tasks: Vec<TaskSpec>,
         duration: Duration,
-    ) -> Result<Vec<Measurement>, PhaseFailure> {
-        let started = Daemon::start(&self.launcher, &self.interrupt);
+        policy: &str,
+    ) -> Result<Scheduled, PhaseFailure> {
+        self.next_trace(name);
+        let started = Daemon::with_policy(&self.launcher, policy, &self.interrupt);
         let mut daemon = started.map_err(|cause| PhaseFailure {
             cause: Box::new(cause),
             partial: Vec::new(),
         })?;
         let scheduling = Scheduling::Daemon(daemon.socket().to_owned());
-        let outcome = self.run(name, tasks, duration, scheduling);
+        let (mut at_start, mut memory_kib) = (None, Vec::new());
+        let mut watch = |progress: &Progress| {
+            let looks = memory_kib.len() as u64;
+            if progress
+                .elapsed
+                .is_some_and(|elapsed| elapsed.as_secs() >= looks)
+                && let Some(usage) = daemon.usage()
+            {
+                at_start.get_or_insert(usage);
+                memory_kib.push(usage.resident_kib);
+            }
+        };
+        let outcome = self.run_and_watch(name, tasks, duration, scheduling, &mut watch);
+        let daemon_cpu_s = match (at_start, daemon.usage()) {
+            (Some(first), Some(last)) => Some(last.cpu_s - first.cpu_s),
+            _ => None,
+        };
         // Without its daemon the phase is void, and whatever else went wrong followed from that.
         match (outcome, daemon.check()) {
-            (outcome, Ok(())) => outcome,
+            (outcome, Ok(())) => outcome.map(|measured| Scheduled {
+                measured,
+                daemon_cpu_s,
+                memory_kib,
+            }),
             (Ok(partial), Err(cause)) => Err(PhaseFailure {
                 cause: Box::new(cause),
                 partial,
@@ -209,6 +286,19 @@ impl Session {
                 ..failure
             }),
         }
+    }
+
+    /// Chooses the file of the next daemon's trace: one for each round of a phase.
+    fn next_trace(&mut self, phase: &str) {
+        if !self.trace {
+            return;
+        }
+        let mut names = (1..).map(|round| trace_file(phase, round));
+        self.trace_file = names.find(|name| !self.files.contains(name));
+        if let Some(name) = self.trace_file.clone() {
+            self.note_file(&name);
+        }
+        self.launcher.trace = self.trace_file.as_ref().map(|name| self.store.path(name));
     }
 
     fn fail(&mut self, phase: &str, failure: PhaseFailure) -> Stop {
@@ -231,6 +321,14 @@ impl Session {
             partial_samples,
             interrupted: failure.is_interruption(),
         })
+    }
+}
+
+/// Name of the file with the trace of a round of a phase.
+fn trace_file(phase: &str, round: usize) -> String {
+    match round {
+        1 => format!("{phase}_trace.json"),
+        _ => format!("{phase}_trace-{round}.json"),
     }
 }
 

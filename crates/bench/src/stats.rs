@@ -1,7 +1,11 @@
 //! Statistics of latencies: percentiles (hdrhistogram) and how far a percentile can be trusted.
 
+mod bootstrap;
+
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
+
+pub use bootstrap::{Figure, P99_REQUESTS, THROUGHPUT_REQUESTS, bounds_p99};
 
 /// Confidence of every interval that is printed.
 pub const CONFIDENCE: f64 = 0.95;
@@ -204,7 +208,7 @@ mod tests {
     use super::*;
 
     /// A small generator (SplitMix64), so that the tests are the same on every run.
-    fn uniform(seed: u64) -> impl Iterator<Item = f64> {
+    pub(super) fn uniform(seed: u64) -> impl Iterator<Item = f64> {
         let mut state = seed;
         std::iter::repeat_with(move || {
             state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);

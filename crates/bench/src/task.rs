@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 /// How the requests of a task come.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "arrival", rename_all = "snake_case")]
 pub enum Arrival {
     /// On a fixed schedule, whether or not the previous request is done; a late start counts as
@@ -15,12 +15,18 @@ pub enum Arrival {
         /// Requests per second.
         rate_hz: f64,
     },
+    /// At random times, on average at this rate (a Poisson process); a late start counts as latency.
+    Poisson {
+        /// Requests per second.
+        rate_hz: f64,
+    },
     /// Back to back.
+    #[default]
     Closed,
 }
 
 /// One program of a phase: a worker process and the load on it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct TaskSpec {
     /// Unique within the phase; also the name that the scheduler shows.
     pub name: String,
@@ -39,15 +45,24 @@ pub struct TaskSpec {
     /// Further words of the worker's command line, for example `--cuda-graph`.
     #[serde(default)]
     pub options: Vec<String>,
+    /// Further hints, as flags of `xsched run`, for example `--utilization`, `75`.
+    #[serde(default)]
+    pub hints: Vec<String>,
+    /// Words before the worker's command line, of somebody else's scheduler, for example `nice`.
+    #[serde(default)]
+    pub wrap: Vec<String>,
+    /// Environment of the worker, of somebody else's scheduler.
+    #[serde(default)]
+    pub environment: Vec<(String, String)>,
 }
 
 impl TaskSpec {
     /// Requests that a phase of `duration` contains: arrival `i` is at `i / rate`, the last one
-    /// before the end. `None` for back-to-back tasks.
+    /// before the end. `None` where that is not known beforehand.
     pub fn requests_due(&self, duration: Duration) -> Option<u64> {
         match self.arrival {
             Arrival::Open { rate_hz } => Some((duration.as_secs_f64() * rate_hz).ceil() as u64),
-            Arrival::Closed => None,
+            Arrival::Poisson { .. } | Arrival::Closed => None,
         }
     }
 
@@ -55,6 +70,12 @@ impl TaskSpec {
     pub fn model_title(&self) -> String {
         model_title(&self.model)
     }
+}
+
+/// Whether a text may be the name of a task: it becomes part of file names and of command lines.
+pub fn is_name(text: &str) -> bool {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    (1..=32).contains(&text.len()) && text.chars().all(plain) && !text.starts_with('-')
 }
 
 /// The name of a model as people write it: `resnet18` is ResNet-18.
@@ -107,8 +128,7 @@ mod tests {
             model: "resnet18".into(),
             batch: 1,
             arrival: Arrival::Open { rate_hz },
-            batch_option: None,
-            options: Vec::new(),
+            ..TaskSpec::default()
         };
         let due = |rate, seconds| task(rate).requests_due(Duration::from_secs_f64(seconds));
         assert_eq!(due(10.0, 60.0), Some(600));

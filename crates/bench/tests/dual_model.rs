@@ -1,6 +1,8 @@
 //! The scenario `dual-model` from the command line to its files, with workers that behave and
 //! workers that do not.
 
+#[path = "support/opencl.rs"]
+mod opencl;
 #[path = "../../platform/standin/tests/support/mod.rs"]
 mod standin;
 mod support;
@@ -9,11 +11,15 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use support::Bench;
+use xsched_bench::report::RunReport;
+use xsched_bench::report::figures::Verdict;
+use xsched_bench::run::{Grade, Run};
+use xsched_bench::stats::Interval;
 
 const STANDALONE_FILES: [&str; 2] = ["standalone_result.json", "standalone_samples.csv"];
 const BASELINE_FILES: [&str; 2] = ["baseline_result.json", "baseline_samples.csv"];
 const SCHEDULED_FILES: [&str; 2] = ["scheduled_samples.csv", "xsched_result.json"];
-const ALWAYS: [&str; 2] = ["manifest.json", "phase4_dual_model_report.md"];
+const ALWAYS: [&str; 3] = ["manifest.json", "phase4_dual_model_report.md", "run.json"];
 
 fn sorted(groups: &[&[&str]]) -> Vec<String> {
     let mut names: Vec<String> = groups
@@ -92,6 +98,43 @@ fn a_whole_run_passes_and_writes_everything() {
         600
     );
     assert_eq!(bench.json("manifest.json")["version"], "0.0.0-test");
+
+    let record = Run::read(&bench.out()).unwrap();
+    let names = |names: &[&str]| {
+        names
+            .iter()
+            .map(|name| (*name).to_owned())
+            .collect::<Vec<_>>()
+    };
+    let contenders: Vec<_> = record
+        .contenders
+        .iter()
+        .map(|each| each.name.clone())
+        .collect();
+    assert_eq!(contenders, names(&["standalone", "native", "xsched"]));
+    let tasks: Vec<_> = record.tasks.iter().map(|task| task.name.clone()).collect();
+    assert_eq!(tasks, names(&["resnet18-high", "resnet50-low"]));
+    assert_eq!((record.phases.len(), record.failure), (4, None));
+    let p99 = &record.checks[0];
+    assert_eq!((p99.measured, p99.grade), (0.5, Grade::Met));
+    // Every latency of a phase is the same here, so the interval has no width.
+    let exact = Interval {
+        low: Some(0.5),
+        high: Some(0.5),
+    };
+    assert_eq!(p99.interval, Some(exact));
+    assert!(
+        record
+            .checks
+            .iter()
+            .all(|check| check.grade != Grade::Missed)
+    );
+    let report = RunReport::read(&bench.out()).unwrap();
+    assert_eq!(report.problems, Vec::<String>::new());
+    assert_eq!(report.verdict, Verdict::Pass);
+    let low = report.figure("resnet50-low", "xsched").unwrap();
+    let share = low.throughput_to_standalone.unwrap();
+    assert!((share.value - 0.75).abs() < 1e-3, "{share:?}");
 
     let document: serde_json::Value =
         serde_json::from_str(&std::fs::read_to_string(output).unwrap()).unwrap();
@@ -183,6 +226,18 @@ fn rounds_alternate_and_copies_add_up() {
         (of("resnet50-low-1,", ""), of("resnet50-low-2,", "")),
         (600, 600)
     );
+    // The record knows which samples are of which round, and judges the copies together.
+    let report = RunReport::read(&bench.out()).unwrap();
+    assert_eq!(report.problems, Vec::<String>::new());
+    assert_eq!(report.run.phases.len(), 2 + 2 * 3);
+    let high = report.figure("resnet18-high", "xsched").unwrap();
+    assert_eq!((high.completed, high.by_round.len()), (120, 3));
+    let copies = report
+        .run
+        .checks
+        .iter()
+        .find(|check| check.what.contains("together"));
+    assert!((copies.unwrap().measured - 75.0).abs() < 1e-9);
 }
 
 #[test]
@@ -243,6 +298,36 @@ fn the_cuda_workers_run_under_the_harness() {
 }
 
 #[test]
+fn the_opencl_workers_run_under_the_harness() {
+    if !opencl::has_device() {
+        return;
+    }
+    let mut bench = Bench::new("real");
+    bench.limits.hang = Duration::from_secs(300);
+    let options = "--device opencl --duration 0.6 --low-model resnet18";
+    let ended = bench.run(&options.split(' ').collect::<Vec<_>>());
+    // Nobody has preloaded a shim: however good the figures, that is no pass.
+    assert_eq!(ended.code, ExitCode::from(1), "{}", ended.stdout);
+    let says = "NOT IN EFFECT (resnet18-high ran unscheduled";
+    assert!(ended.stdout.contains(says), "{}", ended.stdout);
+    for same in [
+        "as the device is opencl",
+        "Low-priority batch 1 instead of 8",
+    ] {
+        assert!(ended.stdout.contains(same), "{}", ended.stdout);
+    }
+    assert!(
+        !ended.stdout.contains("Outputs: DIFFERENT"),
+        "{}",
+        ended.stdout
+    );
+    let baseline = bench.json("baseline_result.json");
+    // 23 layers and the copy of the scores; images in, scores out.
+    assert_eq!(baseline["high_priority"]["commands"], 27);
+    assert_eq!(baseline["low_priority"]["batch"], 1);
+}
+
+#[test]
 fn few_requests_are_said_before_and_after_and_do_not_pass() {
     let bench = Bench::new("");
     let ended = bench.run(&["--rate", "10", "--duration", "5", "--json"]);
@@ -275,6 +360,9 @@ fn one_phase_alone_keeps_the_files_of_the_other() {
         bench.files(),
         sorted(&[&BASELINE_FILES, &SCHEDULED_FILES, &ALWAYS])
     );
+    let report = RunReport::read(&bench.out()).unwrap();
+    assert_eq!(report.verdict, Verdict::Measured);
+    assert_eq!(report.run.contenders.len(), 1);
     let document: serde_json::Value = serde_json::from_str(&ended.stdout).unwrap();
     assert_eq!(
         (&document["mode"], &document["verdict"]),
@@ -301,7 +389,10 @@ fn bad_arguments_are_one_line_and_leave_nothing() {
     check(&["--duration", "nan"], "--duration NaN");
     check(&["--rate", "0"], "--rate 0");
     check(&["--low-batch", "0"], "--low-batch 0");
-    check(&["--device", "hip"], "this build supports cpu, cuda");
+    check(
+        &["--device", "hip"],
+        "this build supports cpu, opencl, cuda",
+    );
     check(&["--cuda-graph"], "--device cuda");
     check(&["--rounds", "0"], "--rounds 0");
     check(&["--low-copies", "65"], "--low-copies 65");
@@ -363,6 +454,8 @@ fn a_worker_that_does_not_end_is_ended() {
     let says = "resnet18-high delivered its result but did not end";
     assert!(ended.stdout.contains(says), "{}", ended.stdout);
     let partial = ["standalone-high_samples.partial.csv"];
+    let failure = &bench.json("run.json")["failure"];
+    assert_eq!(failure["partial_samples"], partial[0]);
     assert_eq!(bench.files(), sorted(&[&ALWAYS, &partial]));
 }
 
@@ -415,7 +508,8 @@ fn out_of_memory_suggests_a_smaller_batch() {
             "resnet50-low ran out of memory at batch 8",
             "smaller batch, for example --low-batch 4",
         ],
-        &[],
+        // The first of the two tasks was measured alone.
+        &[&STANDALONE_FILES[1..]],
     );
 }
 

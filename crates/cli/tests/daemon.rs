@@ -227,6 +227,8 @@ fn serve_refuses_bad_input_before_it_listens() {
     check(&["--min-share", "26"], "0 to 25");
     check(&["--min-share", "NaN"], "0 to 25");
     check(&["--exit-when-unused", "-1"], "seconds");
+    check(&["--trace", "/proc/trace.json"], "cannot be written");
+    check(&["--trace-limit", "0"], "0 is not in");
     let nowhere = dir.path().join("missing/xsched.sock");
     let line = refused(xsched().arg("serve").arg("--socket").arg(nowhere), 2);
     assert!(

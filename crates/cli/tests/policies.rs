@@ -17,14 +17,7 @@ fn guest_process() {
 }
 
 fn running(daemon: &Daemon, names: &[&str]) -> Vec<Guest> {
-    let start = |name: &&str| {
-        let mut guest = Guest::start(daemon, name, 0, Level::Lv2);
-        guest.ask("run");
-        guest.advance(1);
-        // Its agent registers in its own time.
-        wait_until(|| guest.queue(daemon).is_some(), PATIENCE);
-        guest
-    };
+    let start = |name: &&str| Guest::running(daemon, name, Level::Lv2);
     names.iter().map(start).collect()
 }
 
@@ -173,6 +166,35 @@ fn what_stands_in_the_environment_reaches_the_daemon() {
         "priority": 7, "deadline": 33000, "kdeadline": 2, "utilization": 30, "laxity": "1000:0:7",
     });
     assert_eq!(serde_json::to_value(hints).unwrap(), expect);
+}
+
+#[test]
+fn a_share_from_the_environment_that_does_not_fit_is_said_and_left_out() {
+    let daemon = Daemon::start_with(&["--policy", "up"]);
+    let start = |name: &str, share: &str| {
+        let variables = [("XSCHED_AUTO_XQUEUE_UTILIZATION", share)];
+        let mut guest = Guest::start_with(&daemon, name, 0, Level::Lv1, &variables);
+        guest.ask("once");
+        wait_until(|| guest.queue(&daemon).is_some(), PATIENCE);
+        guest
+    };
+    let stated = |guest: &Guest| {
+        let queue = guest.queue(&daemon).unwrap();
+        queue.hints.get("utilization").map(ToString::to_string)
+    };
+    let first = start("first", "70");
+    let second = start("second", "50");
+    let line =
+        "utilization 50 does not fit on cpu:0: use 30 percent at most, or lower others' first";
+    wait_until(
+        || daemon.programs_said().contains(line) && daemon.log().contains(line),
+        PATIENCE,
+    );
+    assert_eq!(stated(&first).as_deref(), Some("70"));
+    assert_eq!(stated(&second), None);
+    let third = start("third", "30");
+    assert_eq!(stated(&third).as_deref(), Some("30"));
+    assert_eq!(daemon.programs_said().matches("does not fit").count(), 1);
 }
 
 #[test]

@@ -478,6 +478,13 @@ impl Engine {
         Ok(())
     }
 
+    /// Whether all of these hints may be given to one target; see [`Engine::check`].
+    pub fn check_hints(&self, target: Target, hints: Hints) -> Result<(), EventError> {
+        hints
+            .iter()
+            .try_for_each(|hint| self.check(&[target], hint))
+    }
+
     /// What the groups of a device leave, percent.
     fn utilization_left(&self, device: usize) -> u64 {
         let groups = self.registry.groups.iter().map(|(_, group)| group);

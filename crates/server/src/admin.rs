@@ -140,23 +140,29 @@ impl Host {
 
     /// Whether there is room for a hint.
     fn fits(&self, whose: &[Target], hint: Hint) -> Result<(), Refusal> {
-        self.engine.check(whose, hint).map_err(|error| {
-            let EventError::OverCommitted {
-                device,
-                wanted,
-                left,
-            } = error
-            else {
-                return Refusal::NotFound(error.to_string());
-            };
-            let clients = self.sessions.values().filter_map(|s| s.client.as_ref());
-            let mut queues = clients.flat_map(|client| client.queues());
-            let name = queues.find(|(_, queue, _)| queue.device == device);
-            let name = name.map_or_else(|| device.to_string(), |(_, q, _)| q.device_name.to_string());
-            Refusal::DoesNotFit(format!(
-                "utilization {wanted} does not fit on {name}: use {left} percent at most, or lower others' first"
-            ))
+        self.engine.check(whose, hint).map_err(|error| match error {
+            EventError::OverCommitted { .. } => Refusal::DoesNotFit(self.why_unfit(error)),
+            other => Refusal::NotFound(other.to_string()),
         })
+    }
+
+    /// Why a hint was not heeded, one line.
+    pub(crate) fn why_unfit(&self, error: EventError) -> String {
+        let EventError::OverCommitted {
+            device,
+            wanted,
+            left,
+        } = error
+        else {
+            return error.to_string();
+        };
+        let clients = self.sessions.values().filter_map(|s| s.client.as_ref());
+        let mut queues = clients.flat_map(|client| client.queues());
+        let name = queues.find(|(_, queue, _)| queue.device == device);
+        let name = name.map_or_else(|| device.to_string(), |(_, q, _)| q.device_name.to_string());
+        format!(
+            "utilization {wanted} does not fit on {name}: use {left} percent at most, or lower others' first"
+        )
     }
 
     /// Whether the policy in force heeds a hint. All heed "do not run", and its end.

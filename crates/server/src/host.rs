@@ -12,7 +12,7 @@ use std::{
 
 use rustix::process::Pid;
 use tracing::{debug, info, warn};
-use xsched_sched::{Action, Engine, Event, Hints, HwShare, Nanos, ProcessId, QueueId, Target};
+use xsched_sched::{Action, Event, Hints, HwShare, Nanos, ProcessId, QueueId, Target};
 use xsched_wire::{
     Admitted, Attributes, FromScheduler, QueueInfo, Share, ToScheduler,
     packet::{self, PacketError},
@@ -24,6 +24,7 @@ use crate::{
     reactor::{Reactor, Source},
     reaper::Reaper,
     session::{self, Client, Condition, End, Peer, Queue, SegmentId, Session},
+    trace::{Observed, Owner},
 };
 
 /// The heartbeat advances at least this often; see [`Host::tend`].
@@ -48,7 +49,7 @@ pub(crate) struct Place {
 pub(crate) struct Host {
     pub(crate) reactor: Reactor,
     pub(crate) reaper: Reaper,
-    pub(crate) engine: Engine,
+    pub(crate) engine: Observed,
     /// By number, which is also the engine's [`ProcessId`]; numbers are never used again.
     pub(crate) sessions: BTreeMap<u64, Session>,
     places: HashMap<QueueId, Place>,
@@ -65,7 +66,7 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    pub(crate) fn new(reactor: Reactor, reaper: Reaper, engine: Engine, owner: u32) -> Self {
+    pub(crate) fn new(reactor: Reactor, reaper: Reaper, engine: Observed, owner: u32) -> Self {
         Host {
             reactor,
             reaper,
@@ -270,6 +271,7 @@ impl Host {
             queues: Vec::new(),
             condition: Condition::default(),
             hint_logged: false,
+            noticed: None,
         });
         let admitted = Admitted {
             policy: self.engine.policy_name().into(),
@@ -305,8 +307,9 @@ impl Host {
                     return Ok(());
                 };
                 let hints = self.granted(id, hints);
+                let notice = self.unfit(target, hints);
                 self.give_hints(id, target, hints, now);
-                Ok(())
+                self.notify(id, notice)
             }
             ToScheduler::Hold { slot, held } => {
                 if let Some(queue) = self.queue_id(id, slot)? {
@@ -354,6 +357,11 @@ impl Host {
             seen: (block.state(), block.completed()),
         };
         self.places.insert(queue.id, Place { session: id, slot });
+        self.engine.created(queue.id, || Owner {
+            pid: peer.pid_number(),
+            name: client.name.clone(),
+            device: queue.device_name.clone(),
+        });
         let (process, is_first) = (ProcessId(id), client.queues().next().is_none());
         let hints = client.hints;
         let created = Event::QueueCreated {
@@ -382,10 +390,13 @@ impl Host {
             };
             tell(&mut self.engine, now, event, &mut self.actions);
         }
+        let own = Target::Queue(queue.id);
+        // What the process states is in force already where there was room for it.
+        let beside = self.engine.check_hints(Target::Process(process), hints);
+        let unfit = beside.and_then(|()| self.engine.check_hints(own, own_hints));
         for hint in own_hints.iter() {
-            let target = Target::Queue(queue.id);
-            let own = Event::Hint { target, hint };
-            tell(&mut self.engine, now, own, &mut self.actions);
+            let hint = Event::Hint { target: own, hint };
+            tell(&mut self.engine, now, hint, &mut self.actions);
         }
         // It may have been ready long before this daemon started.
         tell(&mut self.engine, now, queue.event(), &mut self.actions);
@@ -395,10 +406,11 @@ impl Host {
         client.queues[index] = Some(Box::new(queue));
         // The gate must stand as decided before the client clears its bypass.
         self.apply();
-        match self.sessions.get_mut(&id) {
-            Some(session) => session.send(FromScheduler::QueueReady { slot }, id, &self.reactor),
-            None => Ok(()),
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.send(FromScheduler::QueueReady { slot }, id, &self.reactor)?;
         }
+        let notice = unfit.err().map(|error| self.why_unfit(error));
+        self.notify(id, notice)
     }
 
     fn destroy_queue(&mut self, id: u64, slot: u16, now: Nanos) -> Result<(), End> {
@@ -444,6 +456,32 @@ impl Host {
             }
         }
         hints
+    }
+
+    /// Why hints cannot be heeded beside those of others, one line; `None` if they can.
+    fn unfit(&self, target: Target, hints: Hints) -> Option<String> {
+        let error = self.engine.check_hints(target, hints).err()?;
+        Some(self.why_unfit(error))
+    }
+
+    /// Says to a client, and in the log, why hints of its own are not heeded; the same thing once.
+    fn notify(&mut self, id: u64, notice: Option<String>) -> Result<(), End> {
+        let (Some(text), Some(session)) = (notice, self.sessions.get_mut(&id)) else {
+            return Ok(());
+        };
+        let Some(client) = &mut session.client else {
+            return Ok(());
+        };
+        if client.noticed.as_ref() == Some(&text) {
+            return Ok(());
+        }
+        warn!(
+            pid = session.peer.pid_number(),
+            name = &*client.name,
+            "{text}"
+        );
+        client.noticed = Some(text.clone());
+        session.send(FromScheduler::Notice { text }, id, &self.reactor)
     }
 
     /// Gives checked hints to a session's process or one of its queues. The caller settles.
@@ -537,13 +575,17 @@ impl Host {
                     let Some(block) = client.and_then(|c| c.segment.layout().block(slot)) else {
                         continue;
                     };
-                    if !open {
-                        block.close_gate();
-                    } else if block.open_gate() {
+                    let wake = match open {
+                        true => block.open_gate(),
+                        false => block.close_gate(),
+                    };
+                    if wake {
                         block.wake_gate();
                     }
+                    self.engine.gated(queue, open);
                 }
                 Action::Share { share, .. } => {
+                    self.engine.shared(queue, share);
                     let share = match share {
                         HwShare::Background => Share::Background,
                         HwShare::Slice(micros) => Share::Slice(micros),
@@ -583,6 +625,7 @@ impl Host {
             for (_, queue, _) in client.queues() {
                 self.places.remove(&queue.id);
                 self.devices.release(queue.device);
+                self.engine.gone(queue.id);
             }
             let process = ProcessId(id);
             self.tell(now, Event::ProcessGone { process });
@@ -619,7 +662,7 @@ fn descends(mut process: Pid, from: u32) -> bool {
     false
 }
 
-fn tell(engine: &mut Engine, now: Nanos, event: Event, actions: &mut Vec<Action>) {
+fn tell(engine: &mut Observed, now: Nanos, event: Event, actions: &mut Vec<Action>) {
     if let Err(error) = engine.handle(now, event, actions) {
         // The engine has forgotten, or never knew, what the host still names; nothing changed.
         debug!(%error, "event without effect");
@@ -627,7 +670,7 @@ fn tell(engine: &mut Engine, now: Nanos, event: Event, actions: &mut Vec<Action>
 }
 
 /// Tells the engine which ready queues moved since they were last looked at.
-fn sample(client: &mut Client, now: Nanos, engine: &mut Engine, actions: &mut Vec<Action>) {
+fn sample(client: &mut Client, now: Nanos, engine: &mut Observed, actions: &mut Vec<Action>) {
     let layout = client.segment.layout();
     for (slot, queue) in client.queues.iter_mut().enumerate() {
         let (Some(queue), Ok(slot)) = (queue, u16::try_from(slot)) else {

@@ -22,6 +22,7 @@ mod reactor;
 mod reaper;
 mod scheduler;
 mod session;
+mod trace;
 
 use std::{
     os::{fd::AsFd, unix::net::UnixStream},
@@ -40,6 +41,7 @@ use tracing::{error, info, warn};
 use xsched_sched::{Config, Engine, policy};
 
 pub use client::{Client, ClientError};
+pub use trace::TraceOptions;
 
 use crate::{
     host::Host,
@@ -48,6 +50,7 @@ use crate::{
     reactor::Reactor,
     reaper::Reaper,
     scheduler::{Requests, Scheduler},
+    trace::Observed,
 };
 
 /// Largest minimal share that a daemon can guarantee.
@@ -64,6 +67,8 @@ pub struct ServeOptions {
     pub min_share: f64,
     /// End when no program has been registered for this long.
     pub exit_when_unused: Option<Duration>,
+    /// Write what happens to a file.
+    pub trace: Option<TraceOptions>,
 }
 
 /// A [`ServeOptions`] that cannot be served: the caller's mistake, one line.
@@ -96,6 +101,7 @@ pub struct Daemon {
     options: ServeOptions,
     listeners: Listeners,
     engine: Engine,
+    trace: Option<trace::Target>,
 }
 
 impl Daemon {
@@ -112,8 +118,23 @@ impl Daemon {
             .map_err(|e| BadOption(format!("socket {}: {e}", options.socket.display())))?;
         let mut config = Config::new(policy);
         config.min_share = options.min_share;
+        let trace = options
+            .trace
+            .as_ref()
+            .map(trace::Target::open)
+            .transpose()?;
+        let listeners = match Listeners::claim(&options.socket) {
+            Ok(listeners) => listeners,
+            Err(error) => {
+                if let Some(trace) = trace {
+                    trace.abandon();
+                }
+                return Err(error);
+            }
+        };
         Ok(Daemon {
-            listeners: Listeners::claim(&options.socket)?,
+            listeners,
+            trace,
             engine: Engine::new(config),
             options,
         })
@@ -126,6 +147,7 @@ impl Daemon {
             options,
             listeners,
             engine,
+            trace,
         } = self;
         let owner = rustix::process::geteuid().as_raw();
         info!(
@@ -141,6 +163,8 @@ impl Daemon {
             started: Instant::now(),
         };
         let reaper = Reaper::start().context("cannot start the reaper")?;
+        let recorder = trace.map(trace::Target::start).transpose();
+        let engine = Observed::new(engine, recorder.context("cannot start the trace")?);
         let host = Host::new(Reactor::new()?, reaper, engine, owner);
         let (scheduler, requests) = Scheduler::new(
             host,

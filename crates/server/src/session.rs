@@ -94,6 +94,8 @@ pub(crate) struct Client {
     pub(crate) condition: Condition,
     /// A hint of it was not taken as it stands, and the log says so.
     pub(crate) hint_logged: bool,
+    /// What it was last told of hints that could not be heeded.
+    pub(crate) noticed: Option<String>,
 }
 
 /// A registered queue.

@@ -4,6 +4,7 @@
 //! |---|---|---|---|
 //! | `gate` bit 0 | scheduler | application, device | 1 = the scheduler lets the queue execute |
 //! | `gate` bit 1 | agent | application, device | 1 = bypass: the scheduler is lost, run anyway |
+//! | `gate` bit 2 | agent | scheduler | 1 = a thread of the application's sleeps until the gate changes |
 //! | `state` | application | scheduler | submit count and ready/idle, one word (below) |
 //! | `forwarded` | application | application, scheduler | commands that the driver has received |
 //! | `completed` | device | application, scheduler | the last completion mark that was reached |
@@ -39,6 +40,9 @@ use crate::sync::{AtomicU32, AtomicU64, Ordering};
 pub const GATE_OPEN: u32 = 1 << 0;
 /// `gate` bit that only the agent changes.
 pub const GATE_BYPASS: u32 = 1 << 1;
+/// `gate` bit that only the agent changes; it opens nothing. No device reads a gate that has it.
+pub const GATE_WATCHED: u32 = 1 << 2;
+const OPENS: u32 = GATE_OPEN | GATE_BYPASS;
 
 const READY: u64 = 1;
 const ONE_SUBMIT: u64 = 2;
@@ -207,7 +211,7 @@ impl ControlBlock {
     /// Whether commands may execute, by the scheduler's word or by bypass.
     #[inline]
     pub fn is_open(&self) -> bool {
-        self.gate.gate.load(Ordering::SeqCst) != 0
+        self.gate.gate.load(Ordering::SeqCst) & OPENS != 0
     }
 
     // ---- device ----
@@ -231,13 +235,13 @@ impl ControlBlock {
         State(self.application.state.load(Ordering::SeqCst))
     }
 
-    /// Sets or clears one gate bit. True: the gate went from closed to open, wake the waiters.
+    /// Sets or clears one gate bit. True, wake the waiters: the gate went from closed to open, or was
+    /// closed and is watched.
     fn set_gate_bit(&self, bit: u32, set: bool) -> bool {
         if set {
-            self.gate.gate.fetch_or(bit, Ordering::SeqCst) == 0
+            self.gate.gate.fetch_or(bit, Ordering::SeqCst) & OPENS == 0
         } else {
-            self.gate.gate.fetch_and(!bit, Ordering::SeqCst);
-            false
+            self.gate.gate.fetch_and(!bit, Ordering::SeqCst) & GATE_WATCHED != 0
         }
     }
 
@@ -247,9 +251,24 @@ impl ControlBlock {
         self.set_gate_bit(GATE_OPEN, true)
     }
 
-    /// Scheduler: closes the gate. From here on commands stop at the next gate.
-    pub fn close_gate(&self) {
-        self.set_gate_bit(GATE_OPEN, false);
+    /// Scheduler: closes the gate. From here on commands stop at the next gate. True: somebody
+    /// watches the gate, wake the waiters.
+    #[must_use = "watchers must be woken when the gate closed"]
+    pub fn close_gate(&self) -> bool {
+        self.set_gate_bit(GATE_OPEN, false)
+    }
+
+    /// Agent: whether whoever sleeps on the gate word is to be woken when the gate closes, too.
+    pub fn watch_gate(&self, on: bool) {
+        match on {
+            true => self.gate.gate.fetch_or(GATE_WATCHED, Ordering::SeqCst),
+            false => self.gate.gate.fetch_and(!GATE_WATCHED, Ordering::SeqCst),
+        };
+    }
+
+    /// The gate word as it stands.
+    pub fn gate(&self) -> u32 {
+        self.gate.gate.load(Ordering::SeqCst)
     }
 
     /// Whether the scheduler lets the queue execute, whatever the bypass says.
@@ -257,7 +276,8 @@ impl ControlBlock {
         self.gate.gate.load(Ordering::SeqCst) & GATE_OPEN != 0
     }
 
-    /// Agent: sets or clears the bypass. True: the gate went from closed to open.
+    /// Agent: sets or clears the bypass. True, wake the waiters: the gate went from closed to open,
+    /// or the bypass is off and the gate watched.
     #[must_use = "waiters must be woken when the gate opened"]
     pub fn set_bypass(&self, on: bool) -> bool {
         self.set_gate_bit(GATE_BYPASS, on)
@@ -281,15 +301,19 @@ mod waiting {
     use crate::sync::AtomicU32;
 
     impl ControlBlock {
-        /// Wakes whoever sleeps in [`wait_open`](Self::wait_open), in any process.
+        /// Wakes whoever sleeps in [`wait_open`](Self::wait_open), or on a watched gate, in any process.
         pub fn wake_gate(&self) {
             wake(&self.gate.gate);
         }
 
         /// Sleeps until the gate is open.
         pub fn wait_open(&self) {
-            while !self.is_open() {
-                wait(&self.gate.gate, 0, None);
+            loop {
+                let seen = self.gate();
+                if seen & super::OPENS != 0 {
+                    return;
+                }
+                wait(&self.gate.gate, seen, None);
             }
         }
 
@@ -365,13 +389,27 @@ mod tests {
     }
 
     #[test]
+    fn a_watched_gate_is_open_or_closed_as_any_other() {
+        let block = ControlBlock::new();
+        assert!(!block.set_bypass(false));
+        block.watch_gate(true);
+        assert!(!block.is_open(), "watching opens nothing");
+        assert!(block.open_gate() && block.is_open());
+        assert!(block.close_gate(), "the watcher is to be woken");
+        assert!(block.set_bypass(true) && block.is_open());
+        assert!(block.set_bypass(false), "the watcher is to be woken");
+        block.watch_gate(false);
+        assert!(!block.close_gate());
+    }
+
+    #[test]
     fn gate_bits_belong_to_their_writers() {
         let block = ControlBlock::new();
         assert!(block.is_open() && block.is_bypassed());
         assert!(!block.open_gate(), "bypass had it open");
         assert!(!block.set_bypass(false));
         assert!(block.is_open());
-        block.close_gate();
+        assert!(!block.close_gate(), "nobody watches");
         assert!(!block.is_open());
         assert!(block.set_bypass(true), "closed to open");
         assert!(!block.open_gate());

@@ -24,4 +24,4 @@ pub use message::{
 };
 
 /// Version of the layout and of the messages. Both sides must have the same one.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;

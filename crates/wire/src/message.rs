@@ -120,6 +120,11 @@ pub enum FromScheduler {
         /// The share.
         share: Share,
     },
+    /// A hint could not be heeded.
+    Notice {
+        /// Why, and what to do; one line for people.
+        text: String,
+    },
 }
 
 /// Terms of a session.

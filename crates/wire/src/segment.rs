@@ -267,7 +267,7 @@ mod tests {
         assert_eq!(std::mem::offset_of!(Header, dirty), 128);
         assert_eq!(std::mem::offset_of!(Layout, blocks), 256);
         assert_eq!(SEGMENT_BYTES, 256 + SLOTS * 256);
-        assert_eq!(VERSION, 2, "a change of layout needs another version");
+        assert_eq!(VERSION, 3, "a change of layout needs another version");
     }
 
     #[test]

@@ -98,7 +98,7 @@ fn idle_means_empty_and_the_scheduler_knows() {
 fn a_held_launch_is_heard() {
     loom::model(|| {
         let world = World::new();
-        world.block.close_gate();
+        let _ = world.block.close_gate();
         let application = thread::spawn({
             let world = world.clone();
             move || {
@@ -132,7 +132,7 @@ fn gate_bits_do_not_disturb_each_other() {
             let world = world.clone();
             move || world.block.set_bypass(true)
         });
-        world.block.close_gate();
+        let _ = world.block.close_gate();
         let _ = agent.join().unwrap();
         assert!(world.block.is_open(), "bypass holds");
         let _ = world.block.set_bypass(false);

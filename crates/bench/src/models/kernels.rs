@@ -11,24 +11,28 @@
 //! candle's element-wise operations on large tensors (`relu`, `+` …) start threads of candle's own,
 //! hence the operations written here.
 
+pub(super) mod maps;
+pub(super) mod tokens;
+
+use candle_core::cpu::erf::erf_f32;
 use candle_core::{CpuStorage, Device, InplaceOp2, InplaceOp3, Layout, Result, Tensor, bail};
 use rayon::prelude::*;
 
-use super::plan::{Activation, ConvShape};
+use super::plan::{Activation, ConvShape, Function};
 use super::weights::Folded;
 
 /// A convolution with its weights, bias and what is fused behind it.
 pub(super) struct Convolution {
     shape: ConvShape,
-    /// `[kernel × kernel × inputs, outputs]`
+    /// `[lines × columns of the kernel × inputs, outputs]`
     weights: Tensor,
     bias: Vec<f32>,
 }
 
 impl Convolution {
     pub(super) fn new(shape: ConvShape, folded: Folded) -> Result<Convolution> {
-        let taps = shape.kernel * shape.kernel * shape.inputs;
-        let weights = Tensor::from_vec(folded.kernel, (shape.outputs, taps), &Device::Cpu)?.t()?;
+        let size = (shape.outputs, shape.taps());
+        let weights = Tensor::from_vec(folded.kernel, size, &Device::Cpu)?.t()?;
         Ok(Convolution {
             shape,
             weights,
@@ -41,7 +45,7 @@ impl Convolution {
         if self.is_matmul() {
             0
         } else {
-            to.height * to.width * self.taps()
+            to.height * to.width * self.shape.taps()
         }
     }
 
@@ -54,12 +58,13 @@ impl Convolution {
         to: &Tensor,
     ) -> Result<()> {
         let (height, width, _) = to.dims3()?;
+        let (pixels, taps) = (height * width, self.shape.taps());
         let rows = if self.is_matmul() {
-            from.reshape((height * width, self.taps()))?
+            from.reshape((pixels, taps))?
         } else {
             let rows = patches
-                .narrow(0, 0, height * width * self.taps())?
-                .reshape((height * width, self.taps()))?;
+                .narrow(0, 0, pixels * taps)?
+                .reshape((pixels, taps))?;
             rows.inplace_op2(
                 from,
                 &Unfold {
@@ -72,7 +77,7 @@ impl Convolution {
         let products = rows.matmul(&self.weights)?;
         let finish = Finish {
             bias: &self.bias,
-            relu: self.shape.relu,
+            activation: self.shape.activation,
         };
         match residual {
             None => to.inplace_op2(&products, &finish),
@@ -80,12 +85,8 @@ impl Convolution {
         }
     }
 
-    fn taps(&self) -> usize {
-        self.shape.kernel * self.shape.kernel * self.shape.inputs
-    }
-
     fn is_matmul(&self) -> bool {
-        self.shape.kernel == 1 && self.shape.stride == 1
+        self.shape.kernel == [1, 1] && self.shape.stride == 1
     }
 }
 
@@ -127,28 +128,43 @@ impl InplaceOp2 for Unfold {
     ) -> Result<()> {
         let (height, width, channels) = from_l.shape().dims3()?;
         let (to, from) = (write(to, to_l)?, read(from, from_l)?);
-        let ConvShape { kernel, stride, .. } = self.shape;
-        let padding = self.shape.padding();
-        let run = kernel * channels;
-        to.par_chunks_mut(self.width * kernel * run)
+        let ConvShape {
+            kernel: [lines, columns],
+            padding: [above, left],
+            stride,
+            dilation,
+            ..
+        } = self.shape;
+        to.par_chunks_mut(self.width * lines * columns * channels)
             .enumerate()
             .for_each(|(out_y, line)| {
-                for (out_x, patch) in line.chunks_exact_mut(kernel * run).enumerate() {
+                for (out_x, patch) in line
+                    .chunks_exact_mut(lines * columns * channels)
+                    .enumerate()
+                {
+                    let x = out_x * stride;
                     // Columns of the kernel that lie inside the image.
-                    let left = padding.saturating_sub(out_x * stride);
-                    let right = kernel.min(width + padding - out_x * stride);
-                    for (tap_y, taps) in patch.chunks_exact_mut(run).enumerate() {
-                        let y = out_y * stride + tap_y;
-                        if y < padding || y >= height + padding {
+                    let first = left.saturating_sub(x).div_ceil(dilation).min(columns);
+                    let end = (width + left).saturating_sub(x).div_ceil(dilation);
+                    let end = end.clamp(first, columns);
+                    for (tap_y, taps) in patch.chunks_exact_mut(columns * channels).enumerate() {
+                        let y = out_y * stride + tap_y * dilation;
+                        if y < above || y >= height + above {
                             taps.fill(0.0);
                             continue;
                         }
-                        let start =
-                            ((y - padding) * width + out_x * stride + left - padding) * channels;
-                        let (inside, len) = (left * channels, (right - left) * channels);
-                        taps[..inside].fill(0.0);
-                        taps[inside..inside + len].copy_from_slice(&from[start..start + len]);
-                        taps[inside + len..].fill(0.0);
+                        let row = &from[(y - above) * width * channels..][..width * channels];
+                        taps[..first * channels].fill(0.0);
+                        taps[end * channels..].fill(0.0);
+                        let inside = &mut taps[first * channels..end * channels];
+                        let start = |tap: usize| (x + tap * dilation - left) * channels;
+                        if dilation == 1 && end > first {
+                            inside.copy_from_slice(&row[start(first)..][..inside.len()]);
+                            continue;
+                        }
+                        for (tap, pixel) in (first..).zip(inside.chunks_exact_mut(channels)) {
+                            pixel.copy_from_slice(&row[start(tap)..][..channels]);
+                        }
                     }
                 }
             });
@@ -156,10 +172,10 @@ impl InplaceOp2 for Unfold {
     }
 }
 
-/// Bias, residual and ReLU.
+/// Bias, residual and the last function.
 struct Finish<'a> {
     bias: &'a [f32],
-    relu: bool,
+    activation: Function,
 }
 
 impl Finish<'_> {
@@ -167,15 +183,11 @@ impl Finish<'_> {
     fn grain(&self) -> usize {
         GRAIN.div_ceil(self.bias.len()) * self.bias.len()
     }
-
-    fn floor(&self) -> f32 {
-        if self.relu { 0.0 } else { f32::NEG_INFINITY }
-    }
 }
 
 impl InplaceOp2 for Finish<'_> {
     fn name(&self) -> &'static str {
-        "bias-relu"
+        "bias-function"
     }
 
     fn cpu_fwd(
@@ -186,7 +198,7 @@ impl InplaceOp2 for Finish<'_> {
         products_l: &Layout,
     ) -> Result<()> {
         let (to, products) = (write(to, to_l)?, read(products, products_l)?);
-        let (channels, floor) = (self.bias.len(), self.floor());
+        let channels = self.bias.len();
         let tasks = to
             .par_chunks_mut(self.grain())
             .zip(products.par_chunks(self.grain()));
@@ -196,8 +208,9 @@ impl InplaceOp2 for Finish<'_> {
                 .zip(products.chunks_exact(channels))
             {
                 for ((to, product), bias) in to.iter_mut().zip(products).zip(self.bias) {
-                    *to = at_least(product + bias, floor);
+                    *to = product + bias;
                 }
+                apply(self.activation, to);
             }
         });
         Ok(())
@@ -206,7 +219,7 @@ impl InplaceOp2 for Finish<'_> {
 
 impl InplaceOp3 for Finish<'_> {
     fn name(&self) -> &'static str {
-        "bias-add-relu"
+        "bias-add-function"
     }
 
     fn cpu_fwd(
@@ -220,7 +233,7 @@ impl InplaceOp3 for Finish<'_> {
     ) -> Result<()> {
         let to = write(to, to_l)?;
         let (products, residual) = (read(products, products_l)?, read(residual, residual_l)?);
-        let (channels, floor) = (self.bias.len(), self.floor());
+        let channels = self.bias.len();
         let sources = products
             .par_chunks(self.grain())
             .zip(residual.par_chunks(self.grain()));
@@ -234,8 +247,9 @@ impl InplaceOp3 for Finish<'_> {
                     for (((to, product), bias), residual) in
                         to.iter_mut().zip(products).zip(self.bias).zip(residual)
                     {
-                        *to = at_least(product + bias + residual, floor);
+                        *to = product + bias + residual;
                     }
+                    apply(self.activation, to);
                 }
             });
         Ok(())
@@ -327,6 +341,22 @@ impl InplaceOp2 for AveragePool {
         }
         to.iter_mut().for_each(|to| *to /= pixels);
         Ok(())
+    }
+}
+
+/// The last function of a convolution.
+fn apply(function: Function, to: &mut [f32]) {
+    match function {
+        Function::Identity => {}
+        Function::Relu => to
+            .iter_mut()
+            .for_each(|value| *value = at_least(*value, 0.0)),
+        Function::Relu6 => to
+            .iter_mut()
+            .for_each(|value| *value = value.clamp(0.0, 6.0)),
+        Function::Gelu => to.iter_mut().for_each(|value| {
+            *value *= 0.5 * (1.0 + erf_f32(*value * std::f32::consts::FRAC_1_SQRT_2));
+        }),
     }
 }
 

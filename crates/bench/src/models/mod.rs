@@ -2,32 +2,45 @@
 //!
 //! A [`Model`] is to the CPU what a captured graph is to a GPU: weights and activation buffers are
 //! fixed when it is built, and an inference is a list of commands, one for each layer or fused
-//! block. Preemption can therefore happen between any two layers. A batch is computed image by
-//! image, so that its commands stay as short as those of one image.
+//! block. Preemption can therefore happen between any two layers. A batch is computed input by
+//! input, so that its commands stay as short as those of one.
 //!
 //! Weights are random but fixed by a seed: results and times do not depend on downloads.
 
 #![forbid(unsafe_code)]
 
 mod kernels;
+mod mobilenet;
 mod plan;
 mod resnet;
+mod transformer;
 mod weights;
 
 use std::sync::{Arc, Mutex};
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor, bail};
 
 use kernels::Convolution;
-use plan::{Activation, Op, Plan};
+use kernels::maps::Depthwise;
+use kernels::tokens::{LayerNorm, Positions};
+use plan::{LayerPlan, Plan};
 use weights::{Random, Weights};
 use xsched_cpu::Command;
+
+pub(crate) use plan::{Activation, ConvShape, Function, Op};
+pub(crate) use weights::Folded;
 
 /// Classes that a model tells apart: ImageNet's.
 pub const CLASSES: usize = 1000;
 
+/// Classes that a segmentation tells apart: those of Pascal VOC, and the background.
+pub const SEGMENTS: usize = 21;
+
 /// Side of the square images that the scenarios use, in pixels.
 pub const IMAGE_SIZE: usize = 224;
+
+/// Frames of a spectrogram of 30 seconds.
+pub const FRAMES: usize = 3000;
 
 /// Which model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -38,6 +51,19 @@ pub enum Architecture {
     /// ResNet-50: 25.6 million parameters, 4.1 billion multiply-adds an image of 224×224.
     #[value(name = "resnet50")]
     ResNet50,
+    /// MobileNetV2: 3.5 million parameters, 0.3 billion multiply-adds an image of 224×224.
+    #[value(name = "mobilenet_v2")]
+    MobileNetV2,
+    /// ViT-B/16: 86.6 million parameters, 17.6 billion multiply-adds an image of 224×224.
+    #[value(name = "vit_b_16")]
+    VitB16,
+    /// DeepLabV3 on ResNet-50 for segmentation: 39.6 million parameters, 33 billion multiply-adds an
+    /// image of 224×224 (179 billion at torchvision's 520×520).
+    #[value(name = "deeplabv3_resnet50")]
+    DeepLabV3ResNet50,
+    /// The encoder of Whisper base: 19.8 million parameters, 44 billion multiply-adds a clip of 30 s.
+    #[value(name = "whisper_base_encoder")]
+    WhisperBaseEncoder,
 }
 
 impl Architecture {
@@ -46,45 +72,97 @@ impl Architecture {
         match self {
             Architecture::ResNet18 => "resnet18",
             Architecture::ResNet50 => "resnet50",
+            Architecture::MobileNetV2 => "mobilenet_v2",
+            Architecture::VitB16 => "vit_b_16",
+            Architecture::DeepLabV3ResNet50 => "deeplabv3_resnet50",
+            Architecture::WhisperBaseEncoder => "whisper_base_encoder",
+        }
+    }
+
+    /// Size of the inputs unless one is given: the side of images in pixels, or frames of sound.
+    pub fn usual_size(self) -> usize {
+        match self {
+            Architecture::WhisperBaseEncoder => FRAMES,
+            _ => IMAGE_SIZE,
+        }
+    }
+
+    /// Refuses a size that inputs cannot have, in one line.
+    pub fn check_size(self, size: usize) -> std::result::Result<(), String> {
+        let patch = transformer::PATCH;
+        match self {
+            _ if size == 0 => Err("must be at least 1".to_owned()),
+            Architecture::VitB16 if !size.is_multiple_of(patch) => {
+                Err(format!("must be a multiple of {patch} for {}", self.name()))
+            }
+            _ => Ok(()),
         }
     }
 
     /// Trainable parameters, before batch normalisation is folded into the convolutions.
     pub fn parameters(self) -> usize {
-        self.plan(IMAGE_SIZE).parameters()
+        self.plan(self.usual_size()).parameters()
     }
 
-    fn plan(self, image_size: usize) -> Plan {
+    /// `[channels, height, width]` of an input.
+    fn input(self, size: usize) -> [usize; 3] {
         match self {
-            Architecture::ResNet18 => resnet::resnet18(image_size),
-            Architecture::ResNet50 => resnet::resnet50(image_size),
+            Architecture::WhisperBaseEncoder => [transformer::BANDS, 1, size],
+            _ => [3, size, size],
+        }
+    }
+
+    fn plan(self, size: usize) -> Plan {
+        match self {
+            Architecture::ResNet18 => resnet::resnet18(size),
+            Architecture::ResNet50 => resnet::resnet50(size),
+            Architecture::MobileNetV2 => mobilenet::mobilenet_v2(size),
+            Architecture::VitB16 => transformer::vit_b_16(size),
+            Architecture::DeepLabV3ResNet50 => resnet::deeplabv3_resnet50(size),
+            Architecture::WhisperBaseEncoder => transformer::whisper_base_encoder(size),
         }
     }
 }
 
-/// Images to classify, as torchvision lays them out: `[batch, 3, size, size]`.
+/// What a model looks at, as torch lays it out: images `[batch, 3, size, size]`, or spectrograms
+/// `[batch, 80, 1, frames]`.
 #[derive(Debug, Clone)]
-pub struct Images(Tensor);
+pub struct Inputs(Tensor);
 
-impl Images {
-    /// Random images, always the same for a seed. `None` when there is not enough memory.
-    pub fn random(batch: usize, size: usize, seed: u64) -> Option<Images> {
-        let len = batch.checked_mul(3 * size * size)?;
-        let mut pixels = Vec::new();
-        pixels.try_reserve_exact(len).ok()?;
+impl Inputs {
+    /// Random inputs of a size, always the same for a seed. `None` when there is not enough memory.
+    pub fn random(
+        architecture: Architecture,
+        batch: usize,
+        size: usize,
+        seed: u64,
+    ) -> Option<Inputs> {
+        let [channels, height, width] = architecture.input(size);
+        let len = batch
+            .checked_mul(channels)?
+            .checked_mul(height)?
+            .checked_mul(width)?;
+        let mut values = Vec::new();
+        values.try_reserve_exact(len).ok()?;
         let mut random = Random::new(seed);
-        pixels.extend((0..len).map(|_| random.uniform(-2.0, 2.0)));
-        let pixels = Tensor::from_vec(pixels, (batch, 3, size, size), &Device::Cpu);
-        Some(Images(pixels.expect("as many pixels as the shape has")))
+        values.extend((0..len).map(|_| random.uniform(-2.0, 2.0)));
+        let values = Tensor::from_vec(values, (batch, channels, height, width), &Device::Cpu);
+        Some(Inputs(values.expect("as many values as the shape has")))
     }
 
-    /// How many images.
+    /// All values, input by input.
+    pub(crate) fn values(&self) -> Result<Vec<f32>> {
+        self.0.flatten_all()?.to_vec1()
+    }
+
+    /// How many inputs.
     pub fn batch(&self) -> usize {
         self.0.dims()[0]
     }
 }
 
-/// Receives the class scores of an inference: [`CLASSES`] for each image, in order.
+/// Receives the result of an inference, for each input in order: [`CLASSES`] scores; of a segmentation
+/// [`SEGMENTS`] scores for each pixel; of Whisper's encoder 512 values for each second frame.
 #[derive(Debug, Clone, Default)]
 pub struct Scores(Arc<Mutex<Vec<f32>>>);
 
@@ -126,21 +204,39 @@ struct Layer {
 enum Kernel {
     Load,
     Convolution(Convolution),
+    Depthwise(Depthwise),
     MaxPool,
     AveragePool,
+    /// To the channels from this one on.
+    Place(usize),
+    Upsample,
+    Positions(Positions),
+    LayerNorm(LayerNorm),
+    Attention {
+        head: usize,
+        heads: usize,
+    },
     Store,
 }
 
 impl Model {
-    /// Builds a model for square images of `image_size` pixels, with weights drawn from `seed`.
-    pub fn new(architecture: Architecture, image_size: usize, seed: u64) -> Result<Model> {
-        let plan = architecture.plan(image_size);
+    /// Builds a model for inputs of `size` (see [`Architecture::usual_size`]), with weights drawn from
+    /// `seed`.
+    pub fn new(architecture: Architecture, size: usize, seed: u64) -> Result<Model> {
+        if let Err(reason) = architecture.check_size(size) {
+            bail!("size {size} {reason}");
+        }
+        let plan = architecture.plan(size);
         let mut random = Random::new(seed);
         let mut patches = 0;
         let mut layers = Vec::with_capacity(plan.layers.len());
         for layer in &plan.layers {
             let kernel = match &layer.op {
                 Op::Load => Kernel::Load,
+                Op::Conv(shape) if shape.depthwise => {
+                    let weights = Weights::random(shape, &mut random);
+                    Kernel::Depthwise(Depthwise::new(*shape, weights.fold()))
+                }
                 Op::Conv(shape) => {
                     let weights = Weights::random(shape, &mut random);
                     let convolution = Convolution::new(*shape, weights.fold())?;
@@ -149,6 +245,26 @@ impl Model {
                 }
                 Op::MaxPool => Kernel::MaxPool,
                 Op::AveragePool => Kernel::AveragePool,
+                Op::Place(channel) => Kernel::Place(*channel),
+                Op::Upsample => Kernel::Upsample,
+                Op::ClassAndPositions => {
+                    let class = random.uniforms(layer.to.channels, -0.1, 0.1);
+                    let positions = random.uniforms(layer.to.len(), -0.1, 0.1);
+                    Kernel::Positions(Positions::learned(class, positions))
+                }
+                Op::Sinusoids => {
+                    let (tokens, channels) = (layer.to.width, layer.to.channels);
+                    Kernel::Positions(Positions::sinusoids(tokens, channels))
+                }
+                Op::LayerNorm(epsilon) => Kernel::LayerNorm(LayerNorm {
+                    gamma: random.uniforms(layer.to.channels, 0.8, 1.2),
+                    beta: random.uniforms(layer.to.channels, -0.1, 0.1),
+                    epsilon: *epsilon,
+                }),
+                Op::Attention { head, heads } => Kernel::Attention {
+                    head: *head,
+                    heads: *heads,
+                },
                 Op::Store => Kernel::Store,
             };
             layers.push(Layer {
@@ -170,7 +286,7 @@ impl Model {
         })))
     }
 
-    /// Commands in an inference of `batch` images.
+    /// Commands in an inference of `batch` inputs.
     pub fn command_count(&self, batch: usize) -> usize {
         batch * self.0.layers.len()
     }
@@ -178,52 +294,86 @@ impl Model {
     /// An inference as a list of commands, to be run in order. The last one completes `scores`.
     pub fn commands(
         &self,
-        images: &Images,
+        inputs: &Inputs,
         scores: &Scores,
     ) -> impl Iterator<Item = Command> + use<> {
-        let (inner, images, scores) = (self.0.clone(), images.clone(), scores.clone());
-        (0..self.command_count(images.batch())).map(move |index| {
-            let (inner, images, scores) = (inner.clone(), images.clone(), scores.clone());
-            let (image, layer) = (index / inner.layers.len(), index % inner.layers.len());
+        let (inner, inputs, scores) = (self.0.clone(), inputs.clone(), scores.clone());
+        (0..self.command_count(inputs.batch())).map(move |index| {
+            let (inner, inputs, scores) = (inner.clone(), inputs.clone(), scores.clone());
+            let (input, layer) = (index / inner.layers.len(), index % inner.layers.len());
             Box::new(move || {
                 inner
-                    .run(layer, image, &images, &scores)
+                    .run(layer, input, &inputs, &scores)
                     .map_err(|error| error.to_string())
             }) as Command
         })
     }
 
     /// The same inference straight through, in the calling thread's rayon pool.
-    pub fn forward(&self, images: &Images) -> Result<Vec<f32>> {
+    pub fn forward(&self, inputs: &Inputs) -> Result<Vec<f32>> {
         let scores = Scores::default();
-        for image in 0..images.batch() {
+        for input in 0..inputs.batch() {
             for layer in 0..self.0.layers.len() {
-                self.0.run(layer, image, images, &scores)?;
+                self.0.run(layer, input, inputs, &scores)?;
             }
         }
         Ok(scores.take())
     }
 }
 
+/// A model as numbers, for whatever device computes it.
+pub(crate) struct Network {
+    /// In order; each convolution with the weights that are drawn from the seed.
+    pub(crate) layers: Vec<(LayerPlan, Option<Folded>)>,
+    /// Elements that each activation buffer must hold.
+    pub(crate) slot_sizes: Vec<usize>,
+}
+
+impl Network {
+    /// For square images of `image_size` pixels, with weights drawn from `seed`.
+    pub(crate) fn new(architecture: Architecture, image_size: usize, seed: u64) -> Network {
+        let plan = architecture.plan(image_size);
+        let mut random = Random::new(seed);
+        let slot_sizes = plan.slot_sizes();
+        let with_weights = |layer: LayerPlan| {
+            let weights = match layer.op {
+                Op::Conv(shape) => Some(Weights::random(&shape, &mut random).fold()),
+                _ => None,
+            };
+            (layer, weights)
+        };
+        Network {
+            layers: plan.layers.into_iter().map(with_weights).collect(),
+            slot_sizes,
+        }
+    }
+}
+
 impl Inner {
-    fn run(&self, layer: usize, image: usize, images: &Images, scores: &Scores) -> Result<()> {
+    fn run(&self, layer: usize, input: usize, inputs: &Inputs, scores: &Scores) -> Result<()> {
         let layer = &self.layers[layer];
+        let (from, to) = (|| self.view(layer.from), || self.view(layer.to));
         match &layer.kernel {
-            Kernel::Load => kernels::load(&images.0.get(image)?, &self.view(layer.to)?),
+            Kernel::Load => kernels::load(&inputs.0.get(input)?, &to()?),
             Kernel::Convolution(convolution) => {
                 let residual = layer
                     .residual
                     .map(|residual| self.view(residual))
                     .transpose()?;
-                let (from, to) = (self.view(layer.from)?, self.view(layer.to)?);
-                convolution.run(&from, residual.as_ref(), &self.patches, &to)
+                convolution.run(&from()?, residual.as_ref(), &self.patches, &to()?)
             }
-            Kernel::MaxPool => kernels::max_pool(&self.view(layer.from)?, &self.view(layer.to)?),
-            Kernel::AveragePool => {
-                kernels::average_pool(&self.view(layer.from)?, &self.view(layer.to)?)
+            Kernel::Depthwise(depthwise) => depthwise.run(&from()?, &to()?),
+            Kernel::MaxPool => kernels::max_pool(&from()?, &to()?),
+            Kernel::AveragePool => kernels::average_pool(&from()?, &to()?),
+            Kernel::Place(channel) => kernels::maps::place(&from()?, *channel, &to()?),
+            Kernel::Upsample => kernels::maps::upsample(&from()?, &to()?),
+            Kernel::Positions(positions) => positions.run(&from()?, &to()?),
+            Kernel::LayerNorm(norm) => norm.run(&from()?, &to()?),
+            Kernel::Attention { head, heads } => {
+                kernels::tokens::attention(&from()?, *head, *heads, &to()?)
             }
             Kernel::Store => {
-                let row = self.view(layer.from)?.flatten_all()?.to_vec1::<f32>()?;
+                let row = from()?.flatten_all()?.to_vec1::<f32>()?;
                 scores.lock().extend(row);
                 Ok(())
             }

@@ -8,48 +8,128 @@ const SLOTS: usize = 4;
 
 /// An activation of one image: where it is kept, and its shape. Channels are innermost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Activation {
-    pub(super) slot: usize,
-    pub(super) height: usize,
-    pub(super) width: usize,
-    pub(super) channels: usize,
+pub(crate) struct Activation {
+    pub(crate) slot: usize,
+    pub(crate) height: usize,
+    pub(crate) width: usize,
+    pub(crate) channels: usize,
 }
 
 impl Activation {
     /// Elements.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.height * self.width * self.channels
     }
 }
 
-/// A convolution, with what is fused behind it.
+/// A convolution, with what is fused behind it. Pairs are for lines and columns.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct ConvShape {
-    pub(super) inputs: usize,
-    pub(super) outputs: usize,
-    pub(super) kernel: usize,
-    pub(super) stride: usize,
-    /// A batch normalisation follows; otherwise a plain bias.
-    pub(super) norm: bool,
-    /// A ReLU comes last.
-    pub(super) relu: bool,
+pub(crate) struct ConvShape {
+    pub(crate) inputs: usize,
+    pub(crate) outputs: usize,
+    pub(crate) kernel: [usize; 2],
+    pub(crate) stride: usize,
+    /// From one tap of the kernel to the next.
+    pub(crate) dilation: usize,
+    pub(crate) padding: [usize; 2],
+    /// Each output is made from the input of its number alone.
+    pub(crate) depthwise: bool,
+    pub(crate) offset: Offset,
+    pub(crate) activation: Function,
+}
+
+/// What is added to the products of a convolution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Offset {
+    /// Batch normalisation.
+    Norm,
+    /// One value an output.
+    Bias,
+    /// The same, but of three equal parts (query, key, value) the key has none.
+    QueryValueBias,
+}
+
+/// What is applied last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Function {
+    Identity,
+    Relu,
+    /// ReLU, at most 6.
+    Relu6,
+    /// By the error function.
+    Gelu,
 }
 
 impl ConvShape {
-    /// Keeps the size of an image at stride 1.
-    pub(super) fn padding(&self) -> usize {
-        self.kernel / 2
+    /// With batch normalisation; keeps the size of an image at stride 1.
+    pub(super) fn square(
+        (inputs, outputs): (usize, usize),
+        (kernel, stride): (usize, usize),
+        activation: Function,
+    ) -> ConvShape {
+        ConvShape {
+            inputs,
+            outputs,
+            kernel: [kernel; 2],
+            stride,
+            dilation: 1,
+            padding: [kernel / 2; 2],
+            depthwise: false,
+            offset: Offset::Norm,
+            activation,
+        }
+    }
+
+    /// A fully connected layer: a 1×1 convolution.
+    pub(super) fn linear(inputs: usize, outputs: usize, activation: Function) -> ConvShape {
+        ConvShape {
+            offset: Offset::Bias,
+            ..ConvShape::square((inputs, outputs), (1, 1), activation)
+        }
+    }
+
+    /// The same 3×3 convolution with taps further apart; keeps the size of an image.
+    pub(super) fn dilated(self, dilation: usize) -> ConvShape {
+        ConvShape {
+            dilation,
+            padding: self.kernel.map(|kernel| kernel / 2 * dilation),
+            ..self
+        }
+    }
+
+    /// Lines and columns of the result.
+    pub(crate) fn size(&self, from: Activation) -> [usize; 2] {
+        let sizes = [from.height, from.width];
+        std::array::from_fn(|axis| {
+            let reach = self.dilation * (self.kernel[axis] - 1) + 1;
+            (sizes[axis] + 2 * self.padding[axis] - reach) / self.stride + 1
+        })
+    }
+
+    /// Products in a sum.
+    pub(crate) fn taps(&self) -> usize {
+        let inputs = if self.depthwise { 1 } else { self.inputs };
+        self.kernel[0] * self.kernel[1] * inputs
     }
 
     /// Weights of the convolution alone.
-    pub(super) fn weights(&self) -> usize {
-        self.outputs * self.kernel * self.kernel * self.inputs
+    pub(crate) fn weights(&self) -> usize {
+        self.outputs * self.taps()
+    }
+
+    fn parameters(&self) -> usize {
+        let offsets = match self.offset {
+            Offset::Norm => 2 * self.outputs,
+            Offset::Bias => self.outputs,
+            Offset::QueryValueBias => self.outputs / 3 * 2,
+        };
+        self.weights() + offsets
     }
 }
 
 /// What a layer computes.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Op {
+pub(crate) enum Op {
     /// Copies an image in.
     Load,
     Conv(ConvShape),
@@ -57,18 +137,34 @@ pub(super) enum Op {
     MaxPool,
     /// Over the whole image.
     AveragePool,
-    /// Copies the scores out.
+    /// Copies into the channels from this one on; a single pixel is copied to all.
+    Place(usize),
+    /// Bilinear, to another size.
+    Upsample,
+    /// Adds learned positions, behind a learned class token.
+    ClassAndPositions,
+    /// Adds sines and cosines of the position.
+    Sinusoids,
+    /// Over the channels of each pixel, with this added to the variance; of as many pixels as the
+    /// result has.
+    LayerNorm(f32),
+    /// Attention of one head; reads query, key and value side by side, writes the head's channels.
+    Attention {
+        head: usize,
+        heads: usize,
+    },
+    /// Copies the result out.
     Store,
 }
 
 /// One layer: one command.
 #[derive(Debug)]
-pub(super) struct LayerPlan {
-    pub(super) op: Op,
-    pub(super) from: Activation,
-    pub(super) to: Activation,
+pub(crate) struct LayerPlan {
+    pub(crate) op: Op,
+    pub(crate) from: Activation,
+    pub(crate) to: Activation,
     /// Added to a convolution's result before the ReLU.
-    pub(super) residual: Option<Activation>,
+    pub(crate) residual: Option<Activation>,
 }
 
 /// Layers in order.
@@ -78,13 +174,13 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// A plan that starts by loading an RGB image.
-    pub(super) fn new(image_size: usize) -> (Plan, Activation) {
+    /// A plan that starts by loading an input of `[channels, height, width]`.
+    pub(super) fn new([channels, height, width]: [usize; 3]) -> (Plan, Activation) {
         let image = Activation {
             slot: 0,
-            height: image_size,
-            width: image_size,
-            channels: 3,
+            height,
+            width,
+            channels,
         };
         let load = LayerPlan {
             op: Op::Load,
@@ -100,36 +196,22 @@ impl Plan {
         std::array::from_fn(|index| (used.slot + 1 + index) % SLOTS)
     }
 
-    /// Adds a convolution with batch normalisation, then the residual, then ReLU if wanted; its
-    /// result goes to `slot`.
+    /// Adds a convolution, then the residual, then its last function; the result goes to `slot`.
     pub(super) fn conv(
         &mut self,
         from: Activation,
-        (outputs, kernel, stride): (usize, usize, usize),
+        shape: ConvShape,
         residual: Option<Activation>,
-        relu: bool,
         slot: usize,
     ) -> Activation {
-        let shape = ConvShape {
-            inputs: from.channels,
-            outputs,
-            kernel,
-            stride,
-            norm: true,
-            relu,
+        let [height, width] = shape.size(from);
+        let to = Activation {
+            slot,
+            height,
+            width,
+            channels: shape.outputs,
         };
-        let (height, width) = (from.height.div_ceil(stride), from.width.div_ceil(stride));
-        self.push(
-            Op::Conv(shape),
-            from,
-            Activation {
-                slot,
-                height,
-                width,
-                channels: outputs,
-            },
-            residual,
-        )
+        self.push(Op::Conv(shape), from, to, residual)
     }
 
     /// Adds the maximum over 3×3 at stride 2.
@@ -144,33 +226,34 @@ impl Plan {
         self.push(Op::MaxPool, from, to, None)
     }
 
-    /// Adds the average over the image, the classifier and the copy of its scores.
-    pub(super) fn classify(&mut self, from: Activation) {
-        let [pooled, scores, _] = Plan::others(from);
+    /// Adds the average over the image.
+    pub(super) fn average_pool(&mut self, from: Activation, slot: usize) -> Activation {
         let to = Activation {
-            slot: pooled,
+            slot,
             height: 1,
             width: 1,
             channels: from.channels,
         };
-        let pooled = self.push(Op::AveragePool, from, to, None);
-        // A fully connected layer is a 1×1 convolution of a 1×1 image.
-        let shape = ConvShape {
-            inputs: from.channels,
-            outputs: CLASSES,
-            kernel: 1,
-            stride: 1,
-            norm: false,
-            relu: false,
-        };
-        let to = Activation {
-            slot: scores,
-            height: 1,
-            width: 1,
-            channels: CLASSES,
-        };
-        let scores = self.push(Op::Conv(shape), pooled, to, None);
-        self.push(Op::Store, scores, scores, None);
+        self.push(Op::AveragePool, from, to, None)
+    }
+
+    /// Adds the average over the image, the classifier and the copy of its scores.
+    pub(super) fn classify(&mut self, from: Activation) {
+        let [pooled, scores, _] = Plan::others(from);
+        let pooled = self.average_pool(from, pooled);
+        let shape = ConvShape::linear(from.channels, CLASSES, Function::Identity);
+        let scores = self.conv(pooled, shape, None, scores);
+        self.store(scores);
+    }
+
+    /// Adds an operation without weights of a convolution's kind.
+    pub(super) fn then(&mut self, op: Op, from: Activation, to: Activation) -> Activation {
+        self.push(op, from, to, None)
+    }
+
+    /// Adds the copy of the result.
+    pub(super) fn store(&mut self, from: Activation) {
+        self.push(Op::Store, from, from, None);
     }
 
     /// Elements that each slot must hold.
@@ -185,7 +268,9 @@ impl Plan {
     /// Trainable parameters: a normalisation has two for each channel, a bias one.
     pub(super) fn parameters(&self) -> usize {
         let parameters = |layer: &LayerPlan| match layer.op {
-            Op::Conv(shape) => shape.weights() + shape.outputs * if shape.norm { 2 } else { 1 },
+            Op::Conv(shape) => shape.parameters(),
+            Op::LayerNorm(_) => 2 * layer.to.channels,
+            Op::ClassAndPositions => layer.to.len() + layer.to.channels,
             _ => 0,
         };
         self.layers.iter().map(parameters).sum()

@@ -1,10 +1,9 @@
 //! The models against torchvision's figures, against candle's own layers, and against themselves.
 
 use candle_core::IndexOp;
-use candle_nn::ModuleT;
+use clap::ValueEnum;
 
 use super::*;
-use crate::models::weights::{EPSILON, Shift};
 
 const SMALL: usize = 32;
 
@@ -12,8 +11,8 @@ fn small(architecture: Architecture, seed: u64) -> Model {
     Model::new(architecture, SMALL, seed).unwrap()
 }
 
-fn images(batch: usize, size: usize) -> Images {
-    Images::random(batch, size, 7).unwrap()
+fn images(batch: usize, size: usize) -> Inputs {
+    Inputs::random(Architecture::ResNet18, batch, size, 7).unwrap()
 }
 
 fn bits(scores: &[f32]) -> Vec<u32> {
@@ -28,6 +27,54 @@ fn run(commands: impl Iterator<Item = Command>) {
 fn parameters_are_torchvisions() {
     assert_eq!(Architecture::ResNet18.parameters(), 11_689_512);
     assert_eq!(Architecture::ResNet50.parameters(), 25_557_032);
+    assert_eq!(Architecture::MobileNetV2.parameters(), 3_504_872);
+    assert_eq!(Architecture::VitB16.parameters(), 86_567_656);
+    // torchvision's figure is that of training, with an auxiliary head: 3×3 from 1024 channels to 256,
+    // its normalisation, then 21 classes.
+    let auxiliary = 9 * 1024 * 256 + 2 * 256 + 256 * SEGMENTS + SEGMENTS;
+    assert_eq!(
+        Architecture::DeepLabV3ResNet50.parameters() + auxiliary,
+        42_004_074
+    );
+    // Of Whisper base's 72,593,920 parameters the decoder has 52,003,328, and the positions, which
+    // are not trained, count.
+    assert_eq!(
+        Architecture::WhisperBaseEncoder.parameters() + 1500 * 512,
+        72_593_920 - 52_003_328
+    );
+}
+
+#[test]
+fn results_have_the_published_shapes() {
+    fn check(architecture: Architecture, expect: (usize, usize, usize)) {
+        let plan = architecture.plan(architecture.usual_size());
+        let to = plan.layers.last().unwrap().to;
+        assert_eq!((to.height, to.width, to.channels), expect);
+    }
+    check(Architecture::MobileNetV2, (1, 1, CLASSES));
+    check(Architecture::VitB16, (1, 1, CLASSES));
+    check(Architecture::DeepLabV3ResNet50, (224, 224, SEGMENTS));
+    check(Architecture::WhisperBaseEncoder, (1, 1500, 512));
+
+    // Output stride 8: what the pyramid looks at is an eighth of the image.
+    let plan = Architecture::DeepLabV3ResNet50.plan(224);
+    let places = |layer: &&plan::LayerPlan| matches!(layer.op, Op::Place(_));
+    let all: Vec<_> = plan.layers.iter().filter(places).collect();
+    assert_eq!(all.len(), 5);
+    assert_eq!((all[0].to.height, all[0].to.channels), (28, 1280));
+    // An image of 14×14 patches and the class token.
+    let plan = Architecture::VitB16.plan(224);
+    let attends = |layer: &&plan::LayerPlan| matches!(layer.op, Op::Attention { .. });
+    assert_eq!(plan.layers.iter().find(attends).unwrap().to.width, 197);
+}
+
+#[test]
+fn a_size_that_inputs_cannot_have_is_refused() {
+    assert!(Architecture::VitB16.check_size(224).is_ok());
+    let refusal = Architecture::VitB16.check_size(225).unwrap_err();
+    assert!(refusal.contains("multiple of 16"), "{refusal}");
+    assert!(Architecture::WhisperBaseEncoder.check_size(0).is_err());
+    assert!(Model::new(Architecture::VitB16, 20, 1).is_err());
 }
 
 #[test]
@@ -69,8 +116,8 @@ fn shapes_are_torchvisions() {
 
 #[test]
 fn no_layer_overwrites_what_is_still_needed() {
-    for architecture in [Architecture::ResNet18, Architecture::ResNet50] {
-        let plan = architecture.plan(224);
+    for architecture in Architecture::value_variants() {
+        let plan = architecture.plan(architecture.usual_size());
         // For each slot, the layer that wrote it last: what a layer reads must still be there.
         let mut held: Vec<Option<Activation>> = vec![None; plan.slot_sizes().len()];
         for layer in &plan.layers {
@@ -157,141 +204,16 @@ fn a_batch_is_its_images_one_by_one() {
     let batch = images(3, SMALL);
     let all = model.forward(&batch).unwrap();
     for (index, scores) in all.chunks_exact(CLASSES).enumerate() {
-        let alone = Images(batch.0.i(index..index + 1).unwrap());
+        let alone = Inputs(batch.0.i(index..index + 1).unwrap());
         assert_eq!(bits(&model.forward(&alone).unwrap()), bits(scores));
     }
 }
 
 #[test]
 fn more_images_than_memory_is_reported() {
-    assert!(Images::random(usize::MAX / 4, SMALL, 1).is_none());
-    assert!(Images::random(1 << 40, SMALL, 1).is_none());
-}
-
-/// candle's `conv2d`, `BatchNorm` and pooling, unfolded, in torchvision's layout and order.
-struct Reference {
-    random: Random,
-}
-
-impl Reference {
-    fn conv(&mut self, x: &Tensor, outputs: usize, kernel: usize, stride: usize) -> Tensor {
-        let inputs = x.dims()[1];
-        let shape = plan::ConvShape {
-            inputs,
-            outputs,
-            kernel,
-            stride,
-            norm: true,
-            relu: true,
-        };
-        let Weights {
-            kernel: weights,
-            shift,
-        } = Weights::random(&shape, &mut self.random);
-        let weights =
-            Tensor::from_vec(weights, (outputs, kernel, kernel, inputs), &Device::Cpu).unwrap();
-        let weights = weights.permute((0, 3, 1, 2)).unwrap().contiguous().unwrap();
-        let y = x.conv2d(&weights, kernel / 2, stride, 1, 1).unwrap();
-        let Shift::Norm {
-            gamma,
-            beta,
-            mean,
-            variance,
-        } = shift
-        else {
-            panic!("a convolution is normalised")
-        };
-        let [gamma, beta, mean, variance] =
-            [gamma, beta, mean, variance].map(|values| Tensor::new(values, &Device::Cpu).unwrap());
-        let norm =
-            candle_nn::BatchNorm::new(outputs, mean, variance, gamma, beta, f64::from(EPSILON))
-                .unwrap();
-        norm.forward_t(&y, false).unwrap()
-    }
-
-    fn block(&mut self, x: &Tensor, width: usize, stride: usize, bottleneck: bool) -> Tensor {
-        let channels = if bottleneck { 4 * width } else { width };
-        let shortcut = if stride == 1 && x.dims()[1] == channels {
-            x.clone()
-        } else {
-            self.conv(x, channels, 1, stride)
-        };
-        let y = if bottleneck {
-            let y = self.conv(x, width, 1, 1).relu().unwrap();
-            let y = self.conv(&y, width, 3, stride).relu().unwrap();
-            self.conv(&y, channels, 1, 1)
-        } else {
-            let y = self.conv(x, width, 3, stride).relu().unwrap();
-            self.conv(&y, width, 3, 1)
-        };
-        (y + shortcut).unwrap().relu().unwrap()
-    }
-
-    fn resnet(&mut self, images: &Tensor, blocks: [usize; 4], bottleneck: bool) -> Vec<f32> {
-        let x = self.conv(images, 64, 7, 2).relu().unwrap();
-        // After a ReLU nothing is below zero, so padding with zeros changes no maximum.
-        let x = x
-            .pad_with_zeros(2, 1, 1)
-            .unwrap()
-            .pad_with_zeros(3, 1, 1)
-            .unwrap();
-        let mut x = x.max_pool2d_with_stride(3, 2).unwrap();
-        for (stage, count) in blocks.into_iter().enumerate() {
-            for index in 0..count {
-                let stride = if index == 0 && stage > 0 { 2 } else { 1 };
-                x = self.block(&x, 64 << stage, stride, bottleneck);
-            }
-        }
-        let x = x.mean((2, 3)).unwrap();
-        let inputs = x.dims()[1];
-        let shape = plan::ConvShape {
-            inputs,
-            outputs: CLASSES,
-            kernel: 1,
-            stride: 1,
-            norm: false,
-            relu: false,
-        };
-        let Weights { kernel, shift } = Weights::random(&shape, &mut self.random);
-        let Shift::Bias(bias) = shift else {
-            panic!("the classifier has a bias")
-        };
-        let weights = Tensor::from_vec(kernel, (CLASSES, inputs), &Device::Cpu).unwrap();
-        let bias = Tensor::new(bias, &Device::Cpu).unwrap();
-        let scores = x
-            .matmul(&weights.t().unwrap())
-            .unwrap()
-            .broadcast_add(&bias)
-            .unwrap();
-        scores.flatten_all().unwrap().to_vec1().unwrap()
-    }
-}
-
-#[test]
-fn scores_are_those_of_candles_own_layers() {
-    fn check(architecture: Architecture, blocks: [usize; 4], bottleneck: bool) {
-        let images = images(2, 40);
-        let expected = Reference {
-            random: Random::new(3),
-        }
-        .resnet(&images.0, blocks, bottleneck);
-        let actual = Model::new(architecture, 40, 3)
-            .unwrap()
-            .forward(&images)
-            .unwrap();
-        assert_eq!(actual.len(), expected.len());
-        let scale = expected
-            .iter()
-            .fold(0.0f32, |scale, score| scale.max(score.abs()));
-        for (actual, expected) in actual.iter().zip(&expected) {
-            assert!(
-                (actual - expected).abs() <= 1e-4 * scale,
-                "{actual} instead of {expected}, scale {scale}"
-            );
-        }
-    }
-    check(Architecture::ResNet18, [2, 2, 2, 2], false);
-    check(Architecture::ResNet50, [3, 4, 6, 3], true);
+    let random = |batch| Inputs::random(Architecture::ResNet18, batch, SMALL, 1);
+    assert!(random(usize::MAX / 4).is_none());
+    assert!(random(1 << 40).is_none());
 }
 
 /// Set in the child process that counts its threads.
@@ -347,3 +269,5 @@ fn all_work_runs_in_the_pool_it_is_called_in() {
         .for_each(|command| pool.install(command).unwrap());
     assert_eq!(threads(), before);
 }
+
+mod reference;

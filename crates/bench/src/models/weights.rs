@@ -1,6 +1,6 @@
 //! Random weights by seed, and batch normalisation folded into them.
 
-use super::plan::ConvShape;
+use super::plan::{ConvShape, Offset};
 
 /// Added to a variance before its root is taken, as in torch.
 pub(super) const EPSILON: f32 = 1e-5;
@@ -23,14 +23,14 @@ impl Random {
         low + (high - low) * ((bits >> 40) as f32 / (1 << 24) as f32)
     }
 
-    fn uniforms(&mut self, len: usize, low: f32, high: f32) -> Vec<f32> {
+    pub(super) fn uniforms(&mut self, len: usize, low: f32, high: f32) -> Vec<f32> {
         (0..len).map(|_| self.uniform(low, high)).collect()
     }
 }
 
 /// A convolution's weights as trained.
 pub(super) struct Weights {
-    /// `[outputs, kernel, kernel, inputs]`
+    /// `[outputs, lines, columns, inputs]`; one input if depthwise.
     pub(super) kernel: Vec<f32>,
     pub(super) shift: Shift,
 }
@@ -49,30 +49,33 @@ pub(super) enum Shift {
 }
 
 /// Weights as used: one product and one sum.
-pub(super) struct Folded {
-    /// `[outputs, kernel, kernel, inputs]`
-    pub(super) kernel: Vec<f32>,
+pub(crate) struct Folded {
+    /// `[outputs, lines, columns, inputs]`; one input if depthwise.
+    pub(crate) kernel: Vec<f32>,
     /// One value for each output.
-    pub(super) bias: Vec<f32>,
+    pub(crate) bias: Vec<f32>,
 }
 
 impl Weights {
     /// He's initialisation (uniform, by the number of inputs), which keeps activations in range
     /// through many layers.
     pub(super) fn random(shape: &ConvShape, random: &mut Random) -> Weights {
-        let fan_in = shape.kernel * shape.kernel * shape.inputs;
-        let bound = (6.0 / fan_in as f32).sqrt();
+        let bound = (6.0 / shape.taps() as f32).sqrt();
         let kernel = random.uniforms(shape.weights(), -bound, bound);
         let outputs = shape.outputs;
-        let shift = if shape.norm {
-            Shift::Norm {
+        let shift = match shape.offset {
+            Offset::Norm => Shift::Norm {
                 gamma: random.uniforms(outputs, 0.8, 1.2),
                 beta: random.uniforms(outputs, -0.1, 0.1),
                 mean: random.uniforms(outputs, -0.1, 0.1),
                 variance: random.uniforms(outputs, 0.8, 1.2),
+            },
+            Offset::Bias => Shift::Bias(random.uniforms(outputs, -0.1, 0.1)),
+            Offset::QueryValueBias => {
+                let mut bias = random.uniforms(outputs, -0.1, 0.1);
+                bias[outputs / 3..outputs / 3 * 2].fill(0.0);
+                Shift::Bias(bias)
             }
-        } else {
-            Shift::Bias(random.uniforms(outputs, -0.1, 0.1))
         };
         Weights { kernel, shift }
     }

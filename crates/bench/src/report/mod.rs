@@ -1,4 +1,10 @@
-//! What a dual-model run says at its end: on the terminal, as Markdown, as JSON.
+//! What a run says at its end. Of any scenario's record: [`RunReport`], from which `xsched bench
+//! show` and the page [`html`] are made. Of a dual-model run also what its document asks for: on the
+//! terminal, as Markdown, as JSON.
+
+pub mod figures;
+pub mod html;
+pub mod samples;
 
 mod json;
 mod markdown;
@@ -6,6 +12,7 @@ mod table;
 
 use serde::Serialize;
 
+pub use figures::RunReport;
 pub use json::document;
 pub use markdown::markdown;
 pub use table::{comparison, findings, phase};

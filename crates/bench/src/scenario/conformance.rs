@@ -259,6 +259,7 @@ fn measure(options: &Options, rows: Vec<Row>, context: &mut Context) -> anyhow::
             program: context.program.clone(),
             environment: context.environment.clone(),
             log_dir: store.path("logs"),
+            trace: None,
         },
         interrupt: context.interrupt.clone(),
         store: &store,

@@ -2,6 +2,7 @@
 //! unscheduled, then scheduled.
 
 mod load;
+mod record;
 
 use std::io::Write;
 use std::time::Duration;
@@ -13,12 +14,13 @@ use super::options::Only;
 use crate::console::Console;
 use crate::manifest::{Manifest, stamp, timestamp};
 use crate::phase::{Failure, Measurement};
-use crate::report::{self, FailureNote, Record};
+use crate::report::{self, FailureNote, Record, RunReport, html, samples};
 use crate::results::{
     HighResult, LowResult, MODE_BASELINE, MODE_SCHEDULED, MODE_STANDALONE, PhaseResult, RunFacts,
     StandaloneResult,
 };
 use crate::rounds::{RoundResult, Spread};
+use crate::run::{self, Run};
 use crate::session::{Session, Settings, Stop, samples_file};
 use crate::store::{Store, json_text};
 use crate::task::{Arrival, TaskSpec};
@@ -83,6 +85,8 @@ struct Experiment<'a> {
     session: Session,
     context: &'a mut Context,
     record: Record,
+    /// The same run in the terms of all scenarios.
+    run: Run,
     /// What the rounds so far have measured, by phase: the high-priority task, then the others.
     baseline: Vec<Vec<Measurement>>,
     scheduled: Vec<Vec<Measurement>>,
@@ -110,9 +114,12 @@ impl<'a> Experiment<'a> {
             level: common.level.number(),
         };
         let limits = common.limits(context.limits);
-        let session = Session::new(context, console, store, settings, limits);
+        let mut session = Session::new(context, console, store, settings, limits);
+        session.trace = common.trace;
+        let manifest = Manifest::now(DualModel.name(), context.command.clone(), &context.version);
+        let run = record::start(manifest.clone(), profile.device.name(), common.only);
         let record = Record {
-            manifest: Manifest::now(DualModel.name(), context.command.clone(), &context.version),
+            manifest,
             duration: common.duration,
             only: common.only.map(|only| only.name().to_owned()),
             facts: None,
@@ -130,6 +137,7 @@ impl<'a> Experiment<'a> {
             session,
             context,
             record,
+            run,
             baseline: Vec::new(),
             scheduled: Vec::new(),
         }
@@ -138,12 +146,18 @@ impl<'a> Experiment<'a> {
     fn run(mut self) -> anyhow::Result<Outcome> {
         self.forget_earlier_run()?;
         self.session.keep(MANIFEST, &self.record.manifest)?;
+        self.session.keep(run::FILE, &self.run)?;
         let stopped = match self.measure() {
             Ok(()) => None,
             Err(Stop::Phase(failed)) => Some(failed),
             Err(Stop::Error(error)) => return Err(error),
         };
         let interrupted = stopped.as_ref().is_some_and(|failed| failed.interrupted);
+        self.run.failure = stopped.as_ref().map(|failed| run::Failure {
+            phase: failed.phase.clone(),
+            message: failed.message.clone(),
+            partial_samples: failed.partial_samples.clone(),
+        });
         self.record.failure = stopped.map(|failed| FailureNote {
             phase: failed.phase,
             message: failed.message,
@@ -151,6 +165,7 @@ impl<'a> Experiment<'a> {
             partial_samples: failed.partial_samples,
         });
         self.compare();
+        self.end_record()?;
         self.write_report()?;
         let passed = match &self.record.comparison {
             Some(comparison) => comparison.overall == Overall::Pass,
@@ -196,7 +211,9 @@ impl<'a> Experiment<'a> {
 
     /// Removes the files that this run is going to write; those of a phase that it leaves out stay.
     fn forget_earlier_run(&self) -> anyhow::Result<()> {
-        self.session.store.forget(&[MANIFEST, REPORT])?;
+        self.session
+            .store
+            .forget(&[MANIFEST, REPORT, run::FILE, html::FILE])?;
         for (phase, result, ..) in self.phases().into_iter().filter(|phase| phase.2) {
             self.session.store.forget(&[result])?;
             self.session.forget_samples(phase)?;
@@ -290,15 +307,25 @@ impl<'a> Experiment<'a> {
         };
         self.record.facts = Some(facts.clone());
         self.note_defaults(&facts);
+        let high = self.options.high_task(Arrival::Open { rate_hz });
+        let low = self.options.low_tasks(facts.low_batch);
+        self.run.tasks = std::iter::once(&high)
+            .chain(&low)
+            .map(record::task)
+            .collect();
         if self.options.common.only.is_some() {
             return Ok(facts);
         }
 
         let longer = SHORT_AT_RATE.min(self.options.common.duration() / 3);
-        let task = self.options.high_task(Arrival::Open { rate_hz });
-        let high = self.alone("standalone-high", task, longer, &mut measured)?;
-        let task = self.options.low_task(facts.low_batch);
+        let high = self.alone("standalone-high", high, longer, &mut measured)?;
+        self.record_alone(&high, longer, &measured)?;
+        let task = low
+            .into_iter()
+            .next()
+            .expect("there is a low-priority task");
         let low = self.alone("standalone-low", task, short, &mut measured)?;
+        self.record_alone(&low, short, &measured)?;
         let result = StandaloneResult {
             test_name: TEST_NAME.into(),
             mode: MODE_STANDALONE.into(),
@@ -306,12 +333,17 @@ impl<'a> Experiment<'a> {
             timestamp,
             high_priority_peak,
             high_priority: self.some("standalone-high", HighResult::new(&[&high], longer))?,
-            low_priority: self.some("standalone-low", alone_result(&low, short))?,
+            low_priority: self.some(
+                "standalone-low",
+                LowResult::new(
+                    &self.options.low_task(facts.low_batch).name,
+                    &[&[low]],
+                    short,
+                ),
+            )?,
             facts: facts.clone(),
             samples_file: samples_file("standalone"),
         };
-        self.session
-            .keep_samples("standalone", std::slice::from_ref(&measured))?;
         self.session.keep(STANDALONE, &result)?;
         self.record.standalone = Some(result);
         Ok(facts)
@@ -338,6 +370,57 @@ impl<'a> Experiment<'a> {
             .expect("a finished phase has a result of every task");
         all.push(measurement.clone());
         Ok(measurement)
+    }
+
+    /// Notes a task that was measured alone, and keeps the samples of all that were so far.
+    fn record_alone(
+        &mut self,
+        measured: &Measurement,
+        duration: Duration,
+        all: &Vec<Measurement>,
+    ) -> anyhow::Result<()> {
+        self.session
+            .keep_samples("standalone", std::slice::from_ref(all))?;
+        let one = std::slice::from_ref(measured);
+        self.note_phase(
+            record::STANDALONE,
+            1,
+            timestamp(),
+            duration,
+            one,
+            "standalone",
+        )
+    }
+
+    /// Writes the record with one more phase, whose samples are kept already.
+    fn note_phase(
+        &mut self,
+        contender: &str,
+        round: u32,
+        started: String,
+        duration: Duration,
+        measured: &[Measurement],
+        samples: &str,
+    ) -> anyhow::Result<()> {
+        let file = samples_file(samples);
+        let phase = record::phase(contender, round, started, duration, measured, file);
+        self.run.phases.push(phase);
+        self.run.failure = Some(record::unfinished(&format!(
+            "after {samples}, round {round}"
+        )));
+        self.run.notes.clone_from(&self.record.notes);
+        self.session.keep(run::FILE, &self.run)
+    }
+
+    /// Writes the record of a run that has ended.
+    fn end_record(&mut self) -> anyhow::Result<()> {
+        self.run.notes.clone_from(&self.record.notes);
+        let mut problems = Vec::new();
+        let samples = samples::read(self.session.store.dir(), &self.run, &mut problems);
+        let report = RunReport::new(self.run.clone(), samples, problems);
+        self.run.checks = record::checks(&self.record, &report);
+        self.session.keep(run::FILE, &self.run)?;
+        Ok(())
     }
 
     /// Runs all tasks at once, and writes what this round and those before have measured.
@@ -369,9 +452,18 @@ impl<'a> Experiment<'a> {
         let pooled = pool(&low_name, rounds, duration);
         let (mut by_round, first_started) = match earlier {
             Some(earlier) => (earlier.by_round.clone(), earlier.timestamp.clone()),
-            None => (Vec::new(), started),
+            None => (Vec::new(), started.clone()),
         };
         self.session.keep_samples(phase.name(), rounds)?;
+        let measured = rounds.last().expect("it was pushed just now").clone();
+        self.note_phase(
+            record::contender(phase),
+            round,
+            started,
+            duration,
+            &measured,
+            phase.name(),
+        )?;
 
         let (high, low) = (self.some(&name, high)?, self.some(&name, low)?);
         by_round.push(RoundResult::new(&high, &low));

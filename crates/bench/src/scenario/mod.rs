@@ -1,11 +1,19 @@
 //! The scenarios, a file each. A new one implements [`Scenario`] and gets a line in [`ALL`].
 
 mod conformance;
+mod custom;
 mod dual_model;
+mod list;
+mod mixed;
+mod multi_tenant;
 mod options;
 mod overhead;
+mod partition;
 mod preempt_latency;
 mod reaction;
+mod realtime_batch;
+mod soak;
+mod suite;
 
 use std::fmt;
 
@@ -15,11 +23,18 @@ use crate::{Context, Outcome};
 
 /// Every scenario, in the order of the help text.
 pub const ALL: &[&dyn Scenario] = &[
+    &suite::All,
     &conformance::Conformance,
+    &custom::Custom,
     &dual_model::DualModel,
+    &list::List,
+    &multi_tenant::SCENARIO,
     &overhead::Overhead,
+    &partition::SCENARIO,
     &preempt_latency::PreemptLatency,
     &reaction::Reaction,
+    &realtime_batch::SCENARIO,
+    &soak::SCENARIO,
 ];
 
 /// Something that `xsched bench` can run.
@@ -122,10 +137,10 @@ mod tests {
         let command = crate::BenchArgs::augment_args(Command::new("bench"));
         command.clone().debug_assert();
         for scenario in ALL {
-            let matches = command
-                .clone()
-                .try_get_matches_from(["bench", scenario.name()])
-                .unwrap();
+            let mut words = vec!["bench", scenario.name()];
+            // The one that cannot do without.
+            words.extend((scenario.name() == "custom").then_some("mine.toml"));
+            let matches = command.clone().try_get_matches_from(words).unwrap();
             let args = crate::BenchArgs::from_arg_matches(&matches).unwrap();
             assert_eq!(args.scenario.scenario().name(), scenario.name());
             assert!(!scenario.measures().is_empty() && !scenario.passes_when().is_empty());

@@ -39,6 +39,9 @@ pub(super) struct CommonOptions {
     /// Preemption level of the scheduled phase; auto takes the best that works.
     #[arg(long, value_name = "LEVEL", default_value = "auto")]
     pub(super) level: Level,
+    /// Write a trace of each scheduled phase that ui.perfetto.dev opens, PHASE_trace.json.
+    #[arg(long)]
+    pub(super) trace: bool,
     /// How long after the end of a phase a result may be missing before its worker counts as hung,
     /// seconds.
     #[arg(long, value_name = "SECONDS", hide = true)]

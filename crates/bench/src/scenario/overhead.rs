@@ -85,7 +85,7 @@ impl Scenario for Overhead {
 
 #[derive(Debug, clap::Args)]
 struct Options {
-    /// Device to run on: cpu or cuda.
+    /// Device to run on: cpu, cuda or opencl.
     #[arg(long, value_name = "NAME", default_value = "cpu")]
     device: Device,
     /// Model, back to back.
@@ -142,12 +142,12 @@ impl Options {
         if self.launch && self.device != Device::Cuda {
             return refuse("--launch: use it with --device cuda".to_owned());
         }
-        if self.device == Device::Cuda && context.preload.is_none() {
-            return refuse(
-                "no shim is installed: put libshimcuda.so beside xsched (cargo build --release -p \
-                 xsched-cuda)"
-                    .to_owned(),
-            );
+        if self.device != Device::Cpu && context.preload.is_none() {
+            let name = self.device.name();
+            return refuse(format!(
+                "no shim is installed: put libshim{name}.so beside xsched (cargo build --release -p \
+                 xsched-{name})"
+            ));
         }
         Ok(())
     }
@@ -164,7 +164,9 @@ impl Options {
     fn variants(&self) -> &'static [Variant] {
         match self.device {
             Device::Cpu => &[Variant::Off, Variant::Scheduled],
-            Device::Cuda => &[Variant::NoPreload, Variant::Off, Variant::Scheduled],
+            Device::Cuda | Device::OpenCl => {
+                &[Variant::NoPreload, Variant::Off, Variant::Scheduled]
+            }
         }
     }
 }
@@ -294,6 +296,7 @@ fn measure(options: &Options, context: &mut Context) -> anyhow::Result<Outcome> 
         program: context.program.clone(),
         environment: context.environment.clone(),
         log_dir: store.path("logs"),
+        trace: None,
     };
     let mut bench = Bench {
         options,

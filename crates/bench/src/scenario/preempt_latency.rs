@@ -123,6 +123,10 @@ impl Options {
         if self.level.is_none() && self.peer.is_none() {
             return Err(UsageError("--level is missing: give 1, 2 or 3".to_owned()));
         }
+        if self.device == Device::OpenCl {
+            let message = "--device opencl: use cpu or cuda".to_owned();
+            return Err(UsageError(message));
+        }
         if !(10..=1_000_000).contains(&self.trials) {
             let message = format!("--trials {}: give 10 to 1000000", self.trials);
             return Err(UsageError(message));
@@ -195,6 +199,7 @@ fn measure(options: &Options, context: &mut Context) -> anyhow::Result<Outcome> 
         program: context.program.clone(),
         environment: context.environment.clone(),
         log_dir: store.path("logs"),
+        trace: None,
     };
     let daemon = Daemon::start(&launcher, &context.interrupt)?;
     let mut bench = Bench {

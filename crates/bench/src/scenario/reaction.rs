@@ -116,6 +116,7 @@ fn measure(options: &Options, context: &mut Context) -> anyhow::Result<Outcome> 
         program: context.program.clone(),
         environment: context.environment.clone(),
         log_dir: store.path("logs"),
+        trace: None,
     };
     let interrupt = context.interrupt.clone();
     let daemon = Daemon::start(&launcher, &interrupt)?;

@@ -1,4 +1,4 @@
-//! The CPU's workload: a ResNet of [`models`](crate::models) on a scheduled CPU queue.
+//! The CPU's workload: one of [`models`](crate::models) on a scheduled CPU queue.
 
 use std::fmt::Display;
 
@@ -7,12 +7,12 @@ use xsched_cpu::CpuQueue;
 use xsched_xqueue::XQueue;
 
 use super::{Failure, WorkerArgs, Workload};
-use crate::models::{Images, Model, Scores};
+use crate::models::{Inputs, Model, Scores};
 
 /// A model, its input, and the queue that it runs on.
 pub(super) struct CpuWorkload {
     model: Model,
-    images: Images,
+    inputs: Inputs,
     scores: Scores,
     queue: XQueue<CpuQueue>,
     agent: Agent,
@@ -20,10 +20,11 @@ pub(super) struct CpuWorkload {
 
 impl CpuWorkload {
     pub(super) fn new(args: &WorkerArgs) -> Result<CpuWorkload, Failure> {
-        let (batch, size) = (args.batch, args.image_size);
-        let images = Images::random(batch, size, args.seed)
-            .ok_or_else(|| Failure::out_of_memory(format!("no room for {batch} images")))?;
         let architecture = super::architecture(&args.model).map_err(Failure::usage)?;
+        let batch = args.batch;
+        let size = args.image_size.unwrap_or(architecture.usual_size());
+        let inputs = Inputs::random(architecture, batch, size, args.seed)
+            .ok_or_else(|| Failure::out_of_memory(format!("no room for {batch} images")))?;
         let model = Model::new(architecture, size, args.seed).map_err(Failure::other)?;
         let threads = match args.threads {
             Some(threads) => threads,
@@ -38,7 +39,7 @@ impl CpuWorkload {
             .map_err(Failure::device)?;
         Ok(CpuWorkload {
             model,
-            images,
+            inputs,
             scores: Scores::default(),
             queue,
             agent,
@@ -48,7 +49,7 @@ impl CpuWorkload {
 
 impl Workload for CpuWorkload {
     fn commands(&self) -> usize {
-        self.model.command_count(self.images.batch())
+        self.model.command_count(self.inputs.batch())
     }
 
     fn level(&self) -> u8 {
@@ -58,7 +59,7 @@ impl Workload for CpuWorkload {
     }
 
     fn infer(&mut self) -> Result<Vec<u8>, Failure> {
-        for command in self.model.commands(&self.images, &self.scores) {
+        for command in self.model.commands(&self.inputs, &self.scores) {
             self.queue.launch(command).map_err(Failure::device)?;
         }
         self.queue.synchronize().map_err(command_failed)?;

@@ -6,12 +6,15 @@
 //! this process becomes and that speaks the protocol itself. With CUDA both exist: plain kernels are
 //! built in (`cuda`), other models are PyTorch's.
 
+mod command;
 mod cpu;
 pub(crate) mod cuda;
+mod opencl;
 mod pace;
 pub mod protocol;
 mod torch;
 
+use std::ffi::OsString;
 use std::fmt::Display;
 use std::io::{self, BufRead, BufReader, Write};
 use std::process::ExitCode;
@@ -21,15 +24,16 @@ use std::time::Duration;
 use clap::ValueEnum;
 
 use crate::clock::now_ns;
-use crate::models::{Architecture, IMAGE_SIZE};
-use pace::{Clock, Nanos, SECOND, Schedule};
+use crate::models::Architecture;
+use pace::{Arrivals, Clock, Driven, Nanos, SECOND, Schedule};
 use protocol::{ErrorKind, Instruction, Report};
 
 /// What to run, and how requests arrive.
 #[derive(Debug, Clone, clap::Args)]
 pub struct WorkerArgs {
-    /// Model to run: on the CPU resnet18 or resnet50; with CUDA any of torchvision, gpt2-small (a
-    /// decode loop), or plain kernels as spin:MICROSECONDS or kernels:COUNTxMICROSECONDS.
+    /// Model to run: resnet18, resnet50, mobilenet_v2, vit_b_16, deeplabv3_resnet50 or
+    /// whisper_base_encoder; with OpenCL resnet18 or resnet50; with CUDA also any other of torchvision, gpt2-small (a decode loop), or
+    /// plain kernels as spin:MICROSECONDS or kernels:COUNTxMICROSECONDS.
     #[arg(long)]
     pub model: String,
     /// Images per request.
@@ -38,10 +42,13 @@ pub struct WorkerArgs {
     /// Where to run it.
     #[arg(long, default_value = "cpu")]
     pub device: Device,
-    /// On a fixed schedule (open) or back to back (closed).
+    /// On a fixed schedule (open), at random (poisson) or back to back (closed).
     #[arg(long)]
     pub arrival: Arrival,
-    /// Requests per second of the open loop.
+    /// Give a request up when the next one is there before it begins.
+    #[arg(long)]
+    pub drop_late: bool,
+    /// Requests per second, unless they come back to back.
     #[arg(long)]
     pub rate: Option<f64>,
     /// Seconds in which requests arrive.
@@ -65,9 +72,13 @@ pub struct WorkerArgs {
     /// Measure this often, each time from a start to a result.
     #[arg(long, hide = true, default_value_t = 1)]
     pub repeat: u32,
-    /// Side of the images in pixels; smaller than usual makes a quick test.
-    #[arg(long, hide = true, default_value_t = IMAGE_SIZE)]
-    pub image_size: usize,
+    /// Side of the images in pixels, by default 224; of whisper_base_encoder the frames of a clip, by
+    /// default 3000.
+    #[arg(long)]
+    pub image_size: Option<usize>,
+    /// With --model command: a request is one run of this command, which must end with exit code 0.
+    #[arg(last = true, value_name = "CMD")]
+    pub command: Vec<OsString>,
 }
 
 /// Where a model runs.
@@ -78,6 +89,9 @@ pub enum Device {
     /// An NVIDIA GPU: plain kernels by the driver alone, models by the user's python3 with torch and
     /// torchvision.
     Cuda,
+    /// The first device of the first OpenCL platform that has one.
+    #[value(name = "opencl")]
+    OpenCl,
 }
 
 impl Device {
@@ -86,6 +100,7 @@ impl Device {
         match self {
             Device::Cpu => xsched_cpu::DEVICE_KIND,
             Device::Cuda => "cuda",
+            Device::OpenCl => "opencl",
         }
     }
 
@@ -93,12 +108,17 @@ impl Device {
     /// is seen only there.
     pub fn check_model(self, model: &str) -> Result<(), String> {
         match self {
+            _ if model == COMMAND => Ok(()),
             Device::Cpu => architecture(model).map(drop),
+            Device::OpenCl => opencl::check_model(model),
             Device::Cuda if is_kernels(model) => cuda::parse(model).map(drop),
             Device::Cuda => torch::check_model(model),
         }
     }
 }
+
+/// The model of a worker that runs a command of the user's.
+pub const COMMAND: &str = "command";
 
 /// Whether a model is plain kernels, which have no batch.
 pub fn is_kernels(model: &str) -> bool {
@@ -119,6 +139,8 @@ pub enum Precision {
 pub enum Arrival {
     /// On a fixed schedule, ready or not.
     Open,
+    /// At random times, ready or not: a Poisson process that follows from the seed.
+    Poisson,
     /// Each when the one before it is done.
     Closed,
 }
@@ -128,7 +150,8 @@ pub enum Arrival {
 pub fn run(args: WorkerArgs) -> anyhow::Result<ExitCode> {
     let mut output = io::stdout().lock();
     // The input is left to the program that this process becomes.
-    let outcome = if args.device == Device::Cuda && !is_kernels(&args.model) {
+    let torch = !is_kernels(&args.model) && args.model != COMMAND;
+    let outcome = if args.device == Device::Cuda && torch {
         schedule(&args).and_then(|_| Err(torch::become_python(&args)))
     } else {
         let instructions = read_instructions(BufReader::new(io::stdin()));
@@ -207,11 +230,18 @@ fn work(
     let began = clock.now();
     let schedule = schedule(args)?;
     let mut workload: Box<dyn Workload> = match args.device {
+        _ if args.model == COMMAND => Box::new(command::CommandWorkload::new(args)),
         Device::Cpu => Box::new(cpu::CpuWorkload::new(args)?),
         Device::Cuda => Box::new(cuda::CudaWorkload::new(args)?),
+        Device::OpenCl => Box::new(opencl::OpenClWorkload::new(args)?),
     };
     let mut outputs = Outputs::default();
-    for _ in 0..args.warmup {
+    // A run of a command has its own start-up in it: one warms the files up.
+    let warmup = match args.model.as_str() {
+        COMMAND => args.warmup.min(1),
+        _ => args.warmup,
+    };
+    for _ in 0..warmup {
         outputs.check(&workload.infer()?);
     }
     let ready = Report::Ready {
@@ -236,7 +266,11 @@ fn work(
                 },
             )?)
         };
-        let (epoch, requests) = pace::drive(schedule, &mut clock, serve, progress)?;
+        let Driven {
+            epoch,
+            requests,
+            dropped,
+        } = pace::drive(schedule, &mut clock, serve, progress)?;
         let sample = |request: &pace::Request| {
             [request.arrival, request.start, request.latency()].map(milliseconds)
         };
@@ -247,6 +281,7 @@ fn work(
             samples: requests.iter().map(sample).collect(),
             digest: outputs.digest(),
             digests_equal: outputs.equal,
+            dropped,
         };
         write_report(output, &result)?;
         if clock.stopped {
@@ -262,7 +297,7 @@ fn architecture(model: &str) -> Result<Architecture, String> {
             .iter()
             .map(|known| known.name())
             .collect();
-        format!("the CPU has the models {}", known.join(", "))
+        format!("this device has the models {}", known.join(", "))
     })
 }
 
@@ -282,16 +317,26 @@ fn schedule(args: &WorkerArgs) -> Result<Schedule, Failure> {
         _ => Ok(()),
     };
     at_least_one("batch", args.batch)?;
-    at_least_one("image-size", args.image_size)?;
+    at_least_one("image-size", args.image_size.unwrap_or(1))?;
     at_least_one("threads", args.threads.unwrap_or(1))?;
     let model = &args.model;
     if let Err(reason) = args.device.check_model(model) {
         return Err(Failure::usage(format!("--model {model}: {reason}")));
     }
-    if args.device == Device::Cpu && args.cuda_graph {
+    if let (Ok(architecture), Some(size)) = (architecture(model), args.image_size)
+        && let Err(reason) = architecture.check_size(size)
+    {
+        return Err(Failure::usage(format!("--image-size {size} {reason}")));
+    }
+    if (model == COMMAND) == args.command.is_empty() {
+        return Err(Failure::usage(
+            "--model command goes with -- CMD, and only that",
+        ));
+    }
+    if args.device != Device::Cuda && args.cuda_graph {
         return Err(Failure::usage("--cuda-graph needs --device cuda"));
     }
-    if args.device == Device::Cpu && args.precision != Precision::Fp32 {
+    if args.device != Device::Cuda && args.precision != Precision::Fp32 {
         return Err(Failure::usage("--precision fp16 needs --device cuda"));
     }
     if is_kernels(model) && args.batch != 1 {
@@ -300,16 +345,28 @@ fn schedule(args: &WorkerArgs) -> Result<Schedule, Failure> {
             "--batch {batch}: {model} has no batch"
         )));
     }
-    let rate_hz = match (args.arrival, args.rate) {
-        (Arrival::Open, Some(rate)) => Some(positive("rate", rate)?),
-        (Arrival::Open, None) => return Err(Failure::usage("--arrival open needs --rate")),
-        (Arrival::Closed, None) => None,
+    let arrivals = match (args.arrival, args.rate) {
+        (Arrival::Open, Some(rate)) => Arrivals::Open {
+            rate_hz: positive("rate", rate)?,
+        },
+        (Arrival::Poisson, Some(rate)) => Arrivals::Poisson {
+            rate_hz: positive("rate", rate)?,
+            seed: args.seed,
+        },
+        (Arrival::Open | Arrival::Poisson, None) => {
+            return Err(Failure::usage("--arrival open and poisson need --rate"));
+        }
+        (Arrival::Closed, None) => Arrivals::Closed,
         (Arrival::Closed, Some(_)) => {
-            return Err(Failure::usage("--rate is for --arrival open only"));
+            return Err(Failure::usage("--rate is not for --arrival closed"));
         }
     };
     let duration = (positive("duration", args.duration)? * SECOND as f64) as Nanos;
-    Ok(Schedule { rate_hz, duration })
+    Ok(Schedule {
+        arrivals,
+        duration,
+        drop_late: args.drop_late,
+    })
 }
 
 /// The first output, and whether the others are the same.
@@ -329,6 +386,10 @@ impl Default for Outputs {
 
 impl Outputs {
     fn check(&mut self, output: &[u8]) {
+        // A command's output is not looked at.
+        if output.is_empty() {
+            return;
+        }
         let digest = fnv1a(output);
         self.equal &= *self.first.get_or_insert(digest) == digest;
     }

@@ -2,7 +2,13 @@
 //!
 //! In the open loop arrival `i` is at `i / rate`, whatever happened to the requests before it. One
 //! that must wait for its predecessors starts late, and its latency counts from its arrival: a slow
-//! phase cannot hide behind requests that were never sent (coordinated omission).
+//! phase cannot hide behind requests that were never sent (coordinated omission). Arrivals at random are
+//! an open loop whose gaps are exponential. Frames are an open loop that gives a request up when the next one
+//! is there before it begins.
+
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use rand_distr::{Distribution, Exp1};
 
 /// Nanoseconds.
 pub(super) type Nanos = u64;
@@ -26,9 +32,21 @@ pub(super) trait Clock {
 /// How requests arrive, and for how long.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Schedule {
-    /// Requests per second; `None`: back to back.
-    pub(super) rate_hz: Option<f64>,
+    pub(super) arrivals: Arrivals,
     pub(super) duration: Nanos,
+    /// A request is given up when the next one is there before it begins.
+    pub(super) drop_late: bool,
+}
+
+/// When requests arrive.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Arrivals {
+    /// Each when the one before it is done.
+    Closed,
+    /// At equal distances.
+    Open { rate_hz: f64 },
+    /// With exponential gaps that follow from the seed.
+    Poisson { rate_hz: f64, seed: u64 },
 }
 
 /// One served request; times after the start of the run.
@@ -46,15 +64,55 @@ impl Request {
     }
 }
 
-impl Schedule {
-    /// The time of arrival `index`, if it lies inside the duration.
-    fn arrival(&self, index: u64, now: Nanos) -> Option<Nanos> {
-        let arrival = match self.rate_hz {
-            Some(rate) => (index as f64 * SECOND as f64 / rate) as Nanos,
-            None => now,
+/// The arrivals of an open loop in their order; none of a closed one, whose arrivals nobody knows
+/// beforehand.
+struct Source {
+    schedule: Schedule,
+    next: u64,
+    random: ChaCha8Rng,
+    /// The last one at random, seconds.
+    last: f64,
+}
+
+impl Source {
+    fn new(schedule: Schedule) -> Source {
+        let seed = match schedule.arrivals {
+            Arrivals::Poisson { seed, .. } => seed,
+            _ => 0,
         };
-        (arrival < self.duration).then_some(arrival)
+        Source {
+            schedule,
+            next: 0,
+            random: ChaCha8Rng::seed_from_u64(seed),
+            last: 0.0,
+        }
     }
+
+    /// The next arrival, if it lies inside the duration.
+    fn next(&mut self) -> Option<Nanos> {
+        let arrival = match self.schedule.arrivals {
+            Arrivals::Closed => return None,
+            Arrivals::Open { rate_hz } => (self.next as f64 * SECOND as f64 / rate_hz) as Nanos,
+            Arrivals::Poisson { rate_hz, .. } => {
+                let gap: f64 = Exp1.sample(&mut self.random);
+                self.last += gap / rate_hz;
+                (self.last * SECOND as f64) as Nanos
+            }
+        };
+        self.next += 1;
+        (arrival < self.schedule.duration).then_some(arrival)
+    }
+}
+
+/// What became of a schedule.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Driven {
+    /// The start on the clock.
+    pub(super) epoch: Nanos,
+    /// The served requests.
+    pub(super) requests: Vec<Request>,
+    /// How many were given up.
+    pub(super) dropped: u64,
 }
 
 /// Serves requests one at a time in the order of their arrival until the schedule ends, the harness
@@ -65,13 +123,19 @@ pub(super) fn drive<E>(
     clock: &mut impl Clock,
     mut serve: impl FnMut() -> Result<(), E>,
     mut progress: impl FnMut(u64, Nanos) -> Result<(), E>,
-) -> Result<(Nanos, Vec<Request>), E> {
+) -> Result<Driven, E> {
     let epoch = clock.now();
-    let mut requests = Vec::new();
+    let (mut requests, mut dropped) = (Vec::new(), 0);
     let mut next_progress = SECOND;
+    let closed = schedule.arrivals == Arrivals::Closed;
+    let mut source = Source::new(schedule);
+    let (mut due, mut successor) = (source.next(), source.next());
     loop {
         let mut now = clock.now() - epoch;
-        let arrival = schedule.arrival(requests.len() as u64, now);
+        if closed {
+            due = (now < schedule.duration).then_some(now);
+        }
+        let arrival = due;
         // After the last arrival the run still lasts its duration.
         let until = arrival.unwrap_or(schedule.duration);
         while !clock.stopped() {
@@ -85,10 +149,15 @@ pub(super) fn drive<E>(
             clock.wait(epoch + until.min(next_progress));
             now = clock.now() - epoch;
         }
-        let Some(arrival) = arrival else { break };
+        let Some(mut arrival) = arrival else { break };
         if clock.stopped() || now >= schedule.duration + OVERTIME {
             break;
         }
+        while let Some(next) = successor.filter(|next| schedule.drop_late && *next <= now) {
+            dropped += 1;
+            (arrival, successor) = (next, source.next());
+        }
+        (due, successor) = (successor, source.next());
         serve()?;
         requests.push(Request {
             arrival,
@@ -96,7 +165,11 @@ pub(super) fn drive<E>(
             end: clock.now() - epoch,
         });
     }
-    Ok((epoch, requests))
+    Ok(Driven {
+        epoch,
+        requests,
+        dropped,
+    })
 }
 
 #[cfg(test)]
@@ -133,6 +206,7 @@ mod tests {
 
     struct Run {
         requests: Vec<Request>,
+        dropped: u64,
         progress: Vec<(u64, Nanos)>,
         end: Nanos,
         waits: u64,
@@ -145,6 +219,16 @@ mod tests {
         stop_at: Nanos,
         service: impl Fn(u64) -> Nanos,
     ) -> Run {
+        let arrivals = rate_hz.map_or(Arrivals::Closed, |rate_hz| Arrivals::Open { rate_hz });
+        let schedule = Schedule {
+            arrivals,
+            duration: duration * MS,
+            drop_late: false,
+        };
+        play(schedule, stop_at, service)
+    }
+
+    fn play(schedule: Schedule, stop_at: Nanos, service: impl Fn(u64) -> Nanos) -> Run {
         let now = Cell::new(EPOCH);
         let mut clock = Virtual {
             now: &now,
@@ -152,10 +236,6 @@ mod tests {
             waits: 0,
         };
         let (mut served, mut progress) = (0, Vec::new());
-        let schedule = Schedule {
-            rate_hz,
-            duration: duration * MS,
-        };
         let serve = || {
             now.set(now.get() + service(served) * MS);
             served += 1;
@@ -165,10 +245,15 @@ mod tests {
             progress.push((completed, elapsed / MS));
             Ok(())
         };
-        let Ok((epoch, requests)) = drive(schedule, &mut clock, serve, report);
+        let Ok(Driven {
+            epoch,
+            requests,
+            dropped,
+        }) = drive(schedule, &mut clock, serve, report);
         assert_eq!(epoch, EPOCH);
         Run {
             requests,
+            dropped,
             progress,
             end: (now.get() - EPOCH) / MS,
             waits: clock.waits,
@@ -264,6 +349,56 @@ mod tests {
             &[[0, 0, 100], [100, 100, 100], [200, 200, 100]],
         );
         assert!(run(Some(10.0), 1000, 0, |_| 20).requests.is_empty());
+    }
+
+    #[test]
+    fn a_frame_is_dropped_when_the_next_one_is_there_before_it_begins() {
+        let schedule = Schedule {
+            arrivals: Arrivals::Open { rate_hz: 10.0 },
+            duration: 700 * MS,
+            drop_late: true,
+        };
+        let run = play(
+            schedule,
+            u64::MAX,
+            |index| if index == 1 { 350 } else { 20 },
+        );
+        // At 450 ms the frames of 200 and 300 ms are old; that of 400 ms is late, but the newest.
+        let expect = [
+            [0, 0, 20],
+            [100, 100, 350],
+            [400, 450, 70],
+            [500, 500, 20],
+            [600, 600, 20],
+        ];
+        check(&run.requests, &expect);
+        assert_eq!((run.dropped, run.end), (2, 700));
+    }
+
+    #[test]
+    fn random_arrivals_follow_from_their_seed_and_have_their_rate() {
+        let arrivals = |seed| {
+            let schedule = Schedule {
+                arrivals: Arrivals::Poisson {
+                    rate_hz: 100.0,
+                    seed,
+                },
+                duration: 100 * SECOND,
+                drop_late: false,
+            };
+            play(schedule, u64::MAX, |_| 0).requests
+        };
+        let first = arrivals(1);
+        assert_eq!(first, arrivals(1));
+        assert_ne!(first, arrivals(2));
+        // 10000 are expected with a standard deviation of 100; of exponential gaps 1 - 1/e are
+        // shorter than their mean.
+        assert!((9_500..10_500).contains(&first.len()), "{}", first.len());
+        let gaps = first
+            .windows(2)
+            .map(|pair| pair[1].arrival - pair[0].arrival);
+        let short = gaps.filter(|gap| *gap < 10 * MS).count() as f64 / first.len() as f64;
+        assert!((0.60..0.66).contains(&short), "{short}");
     }
 
     #[test]

@@ -68,6 +68,9 @@ pub enum Report {
         digest: String,
         /// Every output had the bits of the first; torch compares large ones at every eighth request.
         digests_equal: bool,
+        /// Requests that were given up because the next one was there before they began.
+        #[serde(default)]
+        dropped: u64,
     },
     /// Why there is no result; the last line.
     Error {
@@ -128,11 +131,12 @@ mod tests {
                 samples: vec![[100.0, 100.05, 21.875]],
                 digest: "00ab00ab00ab00ab".into(),
                 digests_equal: true,
+                dropped: 2,
             },
             concat!(
                 r#"{"event":"result","completed":1,"elapsed_ms":60000.25,"#,
                 r#""start_ns":18446744073709551615,"samples":[[100.0,100.05,21.875]],"#,
-                r#""digest":"00ab00ab00ab00ab","digests_equal":true}"#
+                r#""digest":"00ab00ab00ab00ab","digests_equal":true,"dropped":2}"#
             ),
         );
         check(

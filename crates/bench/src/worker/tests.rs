@@ -144,6 +144,8 @@ fn failures_name_their_kind() {
         "--arrival closed --duration 1 --precision fp16",
         "--device cuda",
     );
+    let patches = "--model vit_b_16 --image-size 100 --arrival closed --duration 1";
+    check(patches, ErrorKind::Usage, "multiple of 16");
     let unknown = "--model resnet19 --arrival closed --duration 1";
     check(unknown, ErrorKind::Usage, "resnet18, resnet50");
     let huge = format!("--arrival closed --duration 1 --batch {}", 1u64 << 40);

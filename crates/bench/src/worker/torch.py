@@ -12,7 +12,9 @@ import ctypes
 import gc
 import inspect
 import json
+import math
 import os
+import random
 import re
 import select
 import sys
@@ -75,13 +77,14 @@ def parse(words):
     parser = argparse.ArgumentParser(prog="xsched worker --device cuda", allow_abbrev=False)
     parser.add_argument("--model", required=True)
     parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--arrival", choices=["open", "closed"], required=True)
+    parser.add_argument("--arrival", choices=["open", "poisson", "closed"], required=True)
     parser.add_argument("--rate", type=float)
+    parser.add_argument("--drop-late", action="store_true")
     parser.add_argument("--duration", type=float, required=True)
     parser.add_argument("--warmup", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--precision", choices=["fp32", "fp16"], default="fp32")
-    parser.add_argument("--image-size", type=int, default=224)
+    parser.add_argument("--image-size", type=int)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--repeat", type=int, default=1)
     parser.add_argument("--cuda-graph", action="store_true")
@@ -95,7 +98,7 @@ def work(harness, options):
         torch.set_num_threads(options.threads)
     device = torch.cuda.get_device_name()
     log(f"torch {torch.__version__}, CUDA {torch.version.cuda}, {device}")
-    build = build_gpt2 if options.model == GPT2_SMALL else build_model
+    build = {GPT2_SMALL: build_gpt2, WHISPER: build_whisper}.get(options.model, build_model)
     host_input, forward = build(torch, options)
     with torch.inference_mode():
         request, outputs, commands = prepare(torch, host_input, forward, options)
@@ -115,7 +118,7 @@ def work(harness, options):
         gc.freeze()
         for _ in range(options.repeat):
             harness.wait_for_start()
-            epoch, elapsed, samples = drive(harness, request, outputs, options)
+            epoch, elapsed, samples, dropped = drive(harness, request, outputs, options)
             outputs.compare_last()
             harness.report(
                 event="result",
@@ -125,6 +128,7 @@ def work(harness, options):
                 samples=samples,
                 digest=outputs.digest(),
                 digests_equal=outputs.equal,
+                dropped=dropped,
             )
             if harness.stopped:
                 break
@@ -193,16 +197,20 @@ def milliseconds(nanos):
 
 def drive(harness, request, outputs, options):
     """Serves requests until the schedule ends or the harness says stop, as `pace.rs` does. Gives
-    the start, the time since then, and of each request: arrival, start, latency in ms."""
-    rate = options.rate if options.arrival == "open" else None
+    the start, the time since then, of each request arrival, start and latency in ms, and how many
+    were given up because the next one was there before they began."""
     duration = int(options.duration * SECOND)
+    source = schedule(options, duration)
+    upcoming, successor = next(source, None), next(source, None)
+    dropped = 0
     arrivals, starts, ends = array("q"), array("q"), array("q")
     epoch = monotonic()
     next_progress = SECOND
     while True:
         now = monotonic() - epoch
-        arrival = now if rate is None else int(len(ends) * SECOND / rate)
-        due = arrival < duration
+        if options.arrival == "closed":
+            upcoming = now if now < duration else None
+        arrival, due = upcoming, upcoming is not None
         # After the last arrival the run still lasts its duration.
         until = arrival if due else duration
         while True:
@@ -220,6 +228,10 @@ def drive(harness, request, outputs, options):
             now = monotonic() - epoch
         if not due or harness.stopped or now >= duration + OVERTIME:
             break
+        while options.drop_late and successor is not None and successor <= now:
+            dropped += 1
+            arrival, successor = successor, next(source, None)
+        upcoming, successor = successor, next(source, None)
         request()
         ends.append(monotonic() - epoch)
         arrivals.append(arrival)
@@ -230,7 +242,25 @@ def drive(harness, request, outputs, options):
         [milliseconds(arrival), milliseconds(start), milliseconds(end - arrival)]
         for arrival, start, end in zip(arrivals, starts, ends)
     ]
-    return epoch, elapsed, samples
+    return epoch, elapsed, samples, dropped
+
+
+def schedule(options, duration):
+    """The arrivals of an open loop inside the duration."""
+    if options.arrival == "closed":
+        return
+    gaps = random.Random(options.seed)
+    count, last = 0, 0.0
+    while True:
+        if options.arrival == "poisson":
+            last += gaps.expovariate(options.rate)
+            arrival = int(last * SECOND)
+        else:
+            arrival = int(count * SECOND / options.rate)
+        if arrival >= duration:
+            return
+        yield arrival
+        count += 1
 
 
 # --- A request, whatever it computes. ---
@@ -335,10 +365,13 @@ def build_model(torch, options):
     if "weights_backbone" in inspect.signature(builder).parameters:
         wanted["weights_backbone"] = None
     dtype = torch.float16 if options.precision == "fp16" else torch.float32
+    size = options.image_size or 224
+    # Vision transformers are built for one size.
+    if options.model.startswith("vit_") and size != 224:
+        wanted["image_size"] = size
     model = builder(**wanted).eval().to(device=DEVICE, dtype=dtype)
-    random = torch.Generator().manual_seed(options.seed)
-    size = options.image_size
-    images = torch.randn(options.batch, 3, size, size, generator=random)
+    generator = torch.Generator().manual_seed(options.seed)
+    images = torch.randn(options.batch, 3, size, size, generator=generator)
     host_input = images.to(dtype).pin_memory()
 
     def forward(device_input):
@@ -357,15 +390,20 @@ def model_builder(name):
             "usage", f"torchvision is not installed for {sys.executable}: {INSTALL}"
         ) from None
     models = torchvision.models
+    segmentation = getattr(models, "segmentation", None)
     try:
         # Names in torchvision before 0.14 are functions of the module.
         find = getattr(models, "get_model_builder", None)
-        builder = find(name) if find else getattr(models, name)
+        if find:
+            builder = find(name)
+        else:
+            builder = getattr(models, name, None) or getattr(segmentation, name)
     except (AttributeError, KeyError, ValueError):
         raise Failure(
             "usage",
             f"torchvision {torchvision.__version__} has no model {name}: use one such as resnet18, "
-            "resnet50, mobilenet_v2 (torchvision.models.list_models() has all), or gpt2-small",
+            "resnet50, mobilenet_v2 (torchvision.models.list_models() has all), gpt2-small or "
+            "whisper_base_encoder",
         ) from None
     return builder
 
@@ -436,6 +474,47 @@ def build_gpt2(torch, options):
             tokens = output.logits[:, -1:].argmax(dim=-1)
             decoded.append(tokens)
         return torch.cat(decoded, dim=1)
+
+    return host_input, forward
+
+
+# --- The encoder of Whisper base, with random weights. ---
+
+WHISPER = "whisper_base_encoder"
+BANDS, FRAMES = 80, 3000
+WIDTH, HEADS, HIDDEN, LAYERS = 512, 8, 2048, 6
+
+
+def build_whisper(torch, options):
+    nn = torch.nn
+    torch.manual_seed(options.seed)
+    dtype = torch.float16 if options.precision == "fp16" else torch.float32
+    frames = options.image_size or FRAMES
+    convolutions = nn.Sequential(
+        nn.Conv1d(BANDS, WIDTH, 3, padding=1),
+        nn.GELU(),
+        nn.Conv1d(WIDTH, WIDTH, 3, stride=2, padding=1),
+        nn.GELU(),
+    )
+    # Its key has a bias, which Whisper's has not: 512 additions a token and layer.
+    layer = nn.TransformerEncoderLayer(
+        WIDTH, HEADS, HIDDEN, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+    )
+    layers = nn.TransformerEncoder(
+        layer, LAYERS, norm=nn.LayerNorm(WIDTH), enable_nested_tensor=False
+    )
+    for part in (convolutions, layers):
+        part.eval().to(device=DEVICE, dtype=dtype)
+    # Sines and cosines of the position, wavelengths from 2 pi to 10000 * 2 pi.
+    half = WIDTH // 2
+    rates = torch.exp(torch.arange(half) * (-math.log(10000) / (half - 1)))
+    angles = torch.arange((frames + 1) // 2)[:, None] * rates[None, :]
+    positions = torch.cat([angles.sin(), angles.cos()], dim=1).to(device=DEVICE, dtype=dtype)
+    random = torch.Generator().manual_seed(options.seed)
+    host_input = torch.randn(options.batch, BANDS, frames, generator=random).to(dtype).pin_memory()
+
+    def forward(device_input):
+        return layers(convolutions(device_input).permute(0, 2, 1) + positions)
 
     return host_input, forward
 

@@ -52,6 +52,7 @@ fn command(args: &WorkerArgs) -> Command {
     option("--batch", &args.batch);
     match args.arrival {
         Arrival::Open => option("--arrival", &"open"),
+        Arrival::Poisson => option("--arrival", &"poisson"),
         Arrival::Closed => option("--arrival", &"closed"),
     }
     if let Some(rate) = args.rate {
@@ -60,7 +61,9 @@ fn command(args: &WorkerArgs) -> Command {
     option("--duration", &args.duration);
     option("--warmup", &args.warmup);
     option("--seed", &args.seed);
-    option("--image-size", &args.image_size);
+    if let Some(size) = args.image_size {
+        option("--image-size", &size);
+    }
     match args.precision {
         Precision::Fp32 => option("--precision", &"fp32"),
         Precision::Fp16 => option("--precision", &"fp16"),
@@ -69,6 +72,9 @@ fn command(args: &WorkerArgs) -> Command {
         option("--threads", &threads);
     }
     option("--repeat", &args.repeat);
+    if args.drop_late {
+        command.arg("--drop-late");
+    }
     if args.cuda_graph {
         command.arg("--cuda-graph");
     }

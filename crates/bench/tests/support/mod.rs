@@ -46,6 +46,8 @@ impl Write for Sink {
 /// One benchmark with the stand-in.
 pub(crate) struct Bench {
     root: TempDir,
+    /// What is run, `dual-model` unless set.
+    pub(crate) scenario: &'static str,
     /// What the stand-ins do.
     pub(crate) behaviour: &'static str,
     /// Set for every process besides.
@@ -69,6 +71,7 @@ impl Bench {
         std::fs::create_dir(root.path().join("pids")).unwrap();
         Bench {
             root,
+            scenario: "dual-model",
             behaviour,
             environment: Vec::new(),
             interrupt: Interrupt::default(),
@@ -79,10 +82,10 @@ impl Bench {
         }
     }
 
-    /// Runs `dual-model` with these options and `--out`, and checks that no process is left.
+    /// Runs the scenario with these options and `--out`, and checks that no process is left.
     pub(crate) fn run(&self, options: &[&str]) -> Ended {
         let out = self.out();
-        let mut words = vec!["bench", "dual-model", "--out", out.to_str().unwrap()];
+        let mut words = vec!["bench", self.scenario, "--out", out.to_str().unwrap()];
         words.extend(options);
         let args = Cli::try_parse_from(&words).unwrap().bench;
         let (stdout, stderr) = (Sink::default(), Sink::default());

@@ -161,6 +161,7 @@ fn figures(words: &[String], model: &str, level: u8) -> Report {
             .collect(),
         digest: format!("{:016x}", model.len()),
         digests_equal: true,
+        dropped: 0,
     }
 }
 

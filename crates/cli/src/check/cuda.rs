@@ -336,6 +336,7 @@ impl Scheduler {
             policy: "hpf".into(),
             min_share: 0.0,
             exit_when_unused: None,
+            trace: None,
         })?;
         let (stop, stopped) = UnixStream::pair()?;
         let thread = std::thread::spawn(move || {

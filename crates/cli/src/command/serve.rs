@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::Context;
-use xsched_server::ServeOptions;
+use xsched_server::{ServeOptions, TraceOptions};
 use xsched_wire::{endpoint, env};
 
 use super::seconds;
@@ -39,6 +39,12 @@ pub(crate) struct ServeArgs {
     /// End when no program was connected for this long
     #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true)]
     exit_when_unused: Option<Duration>,
+    /// Write a trace of queues, gates and decisions that ui.perfetto.dev opens
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
+    /// Size at which the trace ends
+    #[arg(long, value_name = "MIB", requires = "trace", default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
+    trace_limit: u64,
     /// Start again as nobody's child, without the terminal, and return.
     #[arg(long, hide = true)]
     detach: bool,
@@ -57,6 +63,10 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         policy: args.policy,
         min_share: args.min_share / 100.0,
         exit_when_unused: args.exit_when_unused,
+        trace: args.trace.map(|file| TraceOptions {
+            file,
+            limit: args.trace_limit << 20,
+        }),
     };
     xsched_server::serve(options, || {
         // A service without stdout still serves.

@@ -70,7 +70,19 @@ impl Guest {
         Guest::start_with(daemon, name, priority, level, &[])
     }
 
-    /// The same with more in its environment.
+    /// Starts one that runs commands back to back, and waits until the daemon knows it.
+    #[allow(dead_code)] // not every test needs it
+    #[track_caller]
+    pub(crate) fn running(daemon: &Daemon, name: &str, level: Level) -> Guest {
+        let mut guest = Guest::start(daemon, name, 0, level);
+        guest.ask("run");
+        guest.advance(1);
+        // Its agent registers in its own time.
+        wait_until(|| guest.queue(daemon).is_some(), PATIENCE);
+        guest
+    }
+
+    /// Starts one with more in its environment.
     pub(crate) fn start_with(
         daemon: &Daemon,
         name: &str,

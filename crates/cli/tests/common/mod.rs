@@ -181,6 +181,11 @@ impl Daemon {
         open_log(&self.socket.with_extension("programs.log"))
     }
 
+    /// What its programs have logged.
+    pub(crate) fn programs_said(&self) -> String {
+        std::fs::read_to_string(self.socket.with_extension("programs.log")).unwrap_or_default()
+    }
+
     /// A directory that lives as long as the daemon.
     pub(crate) fn dir(&self) -> &Path {
         self.dir.path()

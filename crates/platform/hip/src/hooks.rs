@@ -85,6 +85,31 @@ fn submit(stream: hipStream_t, flavour: Flavour, call: impl FnOnce() -> hipError
     result
 }
 
+/// Work for several streams at once, each of another device.
+fn submit_to_all(
+    list: *const LaunchParams,
+    count: i32,
+    call: impl FnOnce() -> hipError_t,
+) -> hipError_t {
+    let count = if list.is_null() { 0 } else { count.max(0) };
+    let passes: Vec<_> = (0..count as usize)
+        .filter_map(|index| {
+            // SAFETY: the program's own list of so many launches, valid for the duration of its call.
+            let launch = unsafe { list.add(index) };
+            // SAFETY: as above.
+            let stream = unsafe { (*launch).stream };
+            // A null stream would be that of the launch's device, which only the runtime knows.
+            let way = (stream as usize > HIP_STREAM_PER_THREAD)
+                .then(|| streams::way(stream, Legacy))
+                .flatten();
+            way.map(|queue| queue.admit())
+        })
+        .collect();
+    let result = call();
+    drop(passes);
+    result
+}
+
 /// Work that the stream has executed when the call returns, and everything before it.
 fn submit_and_wait(
     stream: hipStream_t,
@@ -148,6 +173,8 @@ hooks! { SUBMITTING;
     hipLaunchCooperativeKernel / "hipLaunchCooperativeKernel" (f: Opaque, grid: Dim3, block: Dim3, arguments: Opaque, shared: u32, stream: hipStream_t) = |call| submit(stream, Legacy, call);
     hipLaunchCooperativeKernel_spt / "hipLaunchCooperativeKernel_spt" (f: Opaque, grid: Dim3, block: Dim3, arguments: Opaque, shared: u32, stream: hipStream_t) = |call| submit(stream, PerThread, call);
     hipExtLaunchKernel / "hipExtLaunchKernel" (f: Opaque, grid: Dim3, block: Dim3, arguments: Opaque, shared: usize, stream: hipStream_t, start: Opaque, stop: Opaque, flags: i32) = |call| submit(stream, Legacy, call);
+    hipLaunchCooperativeKernelMultiDevice / "hipLaunchCooperativeKernelMultiDevice" (list: *const LaunchParams, count: i32, flags: u32) = |call| submit_to_all(list, count, call);
+    hipExtLaunchMultiKernelMultiDevice / "hipExtLaunchMultiKernelMultiDevice" (list: *const LaunchParams, count: i32, flags: u32) = |call| submit_to_all(list, count, call);
     hipModuleLaunchKernel / "hipModuleLaunchKernel" (f: Opaque, gx: u32, gy: u32, gz: u32, bx: u32, by: u32, bz: u32, shared: u32, stream: hipStream_t, params: Opaque, extra: Opaque) = |call| submit(stream, Legacy, call);
     hipModuleLaunchCooperativeKernel / "hipModuleLaunchCooperativeKernel" (f: Opaque, gx: u32, gy: u32, gz: u32, bx: u32, by: u32, bz: u32, shared: u32, stream: hipStream_t, params: Opaque) = |call| submit(stream, Legacy, call);
     hipExtModuleLaunchKernel / "hipExtModuleLaunchKernel" (f: Opaque, gx: u32, gy: u32, gz: u32, bx: u32, by: u32, bz: u32, shared: usize, stream: hipStream_t, params: Opaque, extra: Opaque, start: Opaque, stop: Opaque, flags: u32) = |call| submit(stream, Legacy, call);

@@ -3,14 +3,19 @@
 //! Where a launch enters: direct linking (the hooks are exported with the versions that the real
 //! runtime gives them, `exports.map`), or a lookup (`lookup`), gives one of the `hooks`; the hook
 //! finds the stream's XQueue (`streams`), passes its admission, and calls the runtime (`runtime`)
-//! itself: same thread, same arguments, same result. How a stream is stopped: `stream`.
+//! itself: same thread, same arguments, same result. How a stream is stopped: `stream`
+//! (marks and gates in the stream), `gates` (the words that gates wait for), `kfd` (compute queues, seen
+//! through `ioctl`).
 //!
 //! A guest in somebody else's process: nothing happens before the first launch; an internal error
-//! switches the shim off for the process.
+//! switches the shim off for the process. Programs that know the shim may call `api`.
 
 #![allow(unreachable_pub, reason = "exported to C, used by no other crate")]
 
+mod api;
+mod gates;
 mod hooks;
+mod kfd;
 mod lookup;
 mod runtime;
 mod stream;

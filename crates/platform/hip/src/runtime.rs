@@ -142,8 +142,16 @@ calls! {
     fn stream_query = c"hipStreamQuery" (stream: hipStream_t);
     /// Waits for a stream.
     fn stream_synchronize = c"hipStreamSynchronize" (stream: hipStream_t);
+    /// A device attribute.
+    fn device_attribute = c"hipDeviceGetAttribute" (value: *mut i32, attribute: i32, device: i32);
+    /// Memory of a special kind.
+    fn malloc_with_flags = c"hipExtMallocWithFlags" (place: *mut Opaque, bytes: usize, flags: u32);
+    /// A command that waits for a word.
+    fn stream_wait_value = c"hipStreamWaitValue32" (stream: hipStream_t, address: Opaque, value: u32, flags: u32, mask: u32);
     /// A command that writes a word.
     fn stream_write_value = c"hipStreamWriteValue32" (stream: hipStream_t, address: Opaque, value: u32, flags: u32);
+    /// Flags that a stream was made with.
+    fn stream_get_flags = c"hipStreamGetFlags" (stream: hipStream_t, flags: *mut u32);
     /// Whether a stream is being captured.
     fn stream_is_capturing = c"hipStreamIsCapturing" (stream: hipStream_t, status: *mut i32);
     /// Which calls are legal while another stream is captured.

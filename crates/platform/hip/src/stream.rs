@@ -1,11 +1,13 @@
-//! A HIP stream as a hw queue: marks are commands in the stream itself.
+//! A HIP stream as a hw queue: marks and gates are commands in the stream itself.
 //!
-//! The segment is registered with the runtime, so that the device writes completion marks in it.
+//! The segment is registered with the runtime, so that the device writes completion marks in it. A
+//! gate waits for a word of signal memory (`gates`).
 //! What is asked of the runtime on the application's thread leaves that thread's device as it is.
 
 use std::{
     ffi::{c_char, c_void},
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use xsched_wire::{
@@ -14,13 +16,27 @@ use xsched_wire::{
 };
 use xsched_xqueue::{HwError, HwQueue, Spacing, Support};
 
-use crate::{runtime, streams, sys::*};
+use crate::{
+    gates::{self, Signal},
+    kfd, runtime, streams,
+    sys::*,
+};
+
+/// As for CUDA, until somebody measures on AMD hardware what a gate costs there.
+const SPACING: Spacing = Spacing::Time {
+    time: Duration::from_micros(500),
+    first: 8,
+    most: 128,
+};
 
 /// One stream.
 pub(crate) struct Stream {
     raw: usize,
     device: i32,
     layout: &'static Layout,
+    support: Support,
+    /// What its gates wait for.
+    signal: Option<Arc<Signal>>,
     /// Whether the stream lives: whoever enters the runtime from another thread holds the lock, and
     /// the end of the stream waits for them.
     alive: Mutex<bool>,
@@ -28,10 +44,13 @@ pub(crate) struct Stream {
 
 impl Stream {
     pub(crate) fn new(raw: usize, device: i32, layout: &'static Layout) -> Self {
+        let (support, signal) = support(raw, device);
         Stream {
             raw,
             device,
             layout,
+            support,
+            signal,
             alive: Mutex::new(true),
         }
     }
@@ -39,6 +58,9 @@ impl Stream {
     /// The stream ends: no other thread enters the runtime with it from now on.
     pub(crate) fn let_go(&self) {
         *self.alive.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        if let Some(signal) = &self.signal {
+            gates::let_go(signal);
+        }
     }
 
     fn raw(&self) -> hipStream_t {
@@ -95,12 +117,7 @@ impl HwQueue for Stream {
     type Command = Command;
 
     fn support(&self) -> Support {
-        Support {
-            level: Level::Lv1,
-            reason: Some("gates inside HIP streams are not supported".into()),
-            one_background: false,
-            independent: false,
-        }
+        self.support.clone()
     }
 
     fn launch(&self, command: Command) -> Result<(), HwError> {
@@ -151,20 +168,57 @@ impl HwQueue for Stream {
         checked("hipStreamWriteValue32", result)
     }
 
-    fn gate(&self, _block: &'static ControlBlock) -> Result<(), HwError> {
-        Err(HwError::Unsupported(
-            "gates inside HIP streams are not supported".into(),
-        ))
+    fn gate(&self, block: &'static ControlBlock) -> Result<(), HwError> {
+        let Some(signal) = &self.signal else {
+            return Err(HwError::Unsupported("the stream has no signal".into()));
+        };
+        let address = gates::stand(signal, block).map_err(HwError::Unsupported)?;
+        // SAFETY: the program's own stream; signal memory that is never freed.
+        let result = unsafe {
+            runtime::stream_wait_value(self.raw(), address, 1, HIP_STREAM_WAIT_VALUE_GTE, u32::MAX)
+        };
+        checked("hipStreamWaitValue32", result)
     }
 
-    fn set_share(&self, _share: Share) -> Result<(), HwError> {
-        Err(HwError::Unsupported(
-            "the compute queues of HIP programs are left alone".into(),
-        ))
+    fn set_share(&self, share: Share) -> Result<(), HwError> {
+        match share {
+            Share::Slice(_) => Err(HwError::Unsupported(
+                "the compute queues of AMD GPUs have no time slice that a process may set".into(),
+            )),
+            // What closes a gate takes the queues off: there is nothing to set.
+            _ => Ok(()),
+        }
     }
 
     fn spacing(&self) -> Spacing {
-        Spacing::Commands(8)
+        SPACING
+    }
+
+    fn tend(&self) {
+        kfd::settle();
+    }
+}
+
+/// What this process can do with a stream, and what its gates will wait for.
+fn support(raw: usize, device: i32) -> (Support, Option<Arc<Signal>>) {
+    let is = |level, reason: Option<String>| Support {
+        level,
+        reason,
+        one_background: false,
+        independent: false,
+    };
+    // The runtime makes a default stream, and its compute queue, when it is first asked about.
+    let ask = || {
+        // SAFETY: the program's own stream.
+        runtime::relaxed(|| unsafe { runtime::stream_query(raw as hipStream_t) })
+    };
+    streams::unless_capturing(ask);
+    match gates::make(device) {
+        Err(reason) => (is(Level::Lv1, Some(reason)), None),
+        Ok(signal) => match kfd::refusal() {
+            Some(reason) => (is(Level::Lv2, Some(reason)), Some(signal)),
+            None => (is(Level::Lv3, None), Some(signal)),
+        },
     }
 }
 

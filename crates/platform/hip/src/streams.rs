@@ -18,7 +18,7 @@ use xsched_shim::{
 use xsched_xqueue::XQueue;
 
 use crate::{
-    runtime,
+    kfd, runtime,
     stream::{self, Stream},
     sys::*,
 };
@@ -170,6 +170,30 @@ pub(crate) fn way(stream: hipStream_t, flavour: Flavour) -> Option<&'static XQue
     get(key).or_else(|| create(key, raw))?.queue.as_ref()
 }
 
+/// The queues of this process.
+pub(crate) fn queues() -> impl Iterator<Item = &'static XQueue<Stream>> {
+    TABLE
+        .all()
+        .filter(|entry| entry.generation == generation())
+        .filter_map(|entry| entry.queue.as_ref())
+}
+
+/// Whether a condition holds for every stream of this process; one without a queue meets none.
+pub(crate) fn all_queues(mut is_met: impl FnMut(&XQueue<Stream>) -> bool) -> bool {
+    let mut own = TABLE.all().filter(|entry| entry.generation == generation());
+    own.all(|entry| entry.queue.as_ref().is_some_and(&mut is_met))
+}
+
+/// Whether the stream waits for the device's default stream, and that for it.
+pub(crate) fn is_blocking(stream: hipStream_t) -> bool {
+    let mut flags = 0;
+    // SAFETY: the program's own stream; a valid place for the result.
+    let result = unsafe { runtime::stream_get_flags(stream, &mut flags) };
+    stream as usize <= HIP_STREAM_PER_THREAD
+        || result != HIP_SUCCESS
+        || flags & HIP_STREAM_NON_BLOCKING == 0
+}
+
 #[inline]
 fn is_capturing(raw: usize) -> bool {
     CAPTURES.load(Ordering::Relaxed) != 0 && ask_capturing(raw)
@@ -236,6 +260,8 @@ fn retire(matches: impl Fn(&Entry) -> bool) {
             }
             TABLE.remove(entry.key);
         }
+        // What was held by the streams that are gone must not stay off the device.
+        kfd::settle();
     });
 }
 

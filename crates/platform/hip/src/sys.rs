@@ -21,8 +21,17 @@ pub(crate) const HIP_STREAM_LEGACY: usize = 1;
 /// The calling thread's default stream by an explicit handle.
 pub(crate) const HIP_STREAM_PER_THREAD: usize = 2;
 
+pub(crate) const HIP_STREAM_NON_BLOCKING: u32 = 1;
+
 pub(crate) const HIP_HOST_REGISTER_PORTABLE: u32 = 1;
 pub(crate) const HIP_HOST_REGISTER_MAPPED: u32 = 2;
+
+/// `hipDeviceAttributeCanUseStreamWaitValue`.
+pub(crate) const HIP_ATTRIBUTE_CAN_WAIT_VALUE: i32 = 10_013;
+/// `hipMallocSignalMemory`: 8 bytes that host and device write, and streams wait on.
+pub(crate) const HIP_MALLOC_SIGNAL_MEMORY: u32 = 2;
+pub(crate) const HIP_SIGNAL_BYTES: usize = 8;
+pub(crate) const HIP_STREAM_WAIT_VALUE_GTE: u32 = 0;
 
 pub(crate) const HIP_CAPTURE_MODE_RELAXED: i32 = 2;
 pub(crate) const HIP_CAPTURE_STATUS_NONE: i32 = 0;
@@ -51,6 +60,17 @@ pub struct LaunchConfig {
     pub(crate) stream: hipStream_t,
 }
 
+/// One launch of a launch on several devices (`hipLaunchParams`).
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct LaunchParams {
+    function: *const c_void,
+    dimensions: [u32; 6],
+    arguments: *mut *mut c_void,
+    shared_bytes: usize,
+    pub(crate) stream: hipStream_t,
+}
+
 /// Arguments of `hipDrvLaunchKernelEx` (`HIP_LAUNCH_CONFIG`).
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -69,6 +89,8 @@ mod tests {
         assert_eq!(size_of::<Dim3>(), 12);
         assert_eq!(size_of::<Extent>(), 24);
         assert_eq!(size_of::<PitchedPtr>(), 32);
+        assert_eq!(size_of::<LaunchParams>(), 56);
+        assert_eq!(std::mem::offset_of!(LaunchParams, stream), 48);
         assert_eq!(std::mem::offset_of!(LaunchConfig, stream), 32);
         assert_eq!(std::mem::offset_of!(DriverLaunchConfig, stream), 32);
     }

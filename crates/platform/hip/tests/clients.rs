@@ -8,7 +8,8 @@ use std::{collections::BTreeMap, fs, path::Path, process::Command};
 use support::{output, shim};
 
 /// Small wheels, and the ROCm release that they were built with.
-const CLIENTS: [(&str, &str); 2] = [
+const CLIENTS: [(&str, &str); 3] = [
+    ("cupy-rocm-5-0==13.3.0", "5.0"),
     ("jax-rocm60-plugin==0.5.0", "6.0"),
     ("jax-rocm7-plugin==0.12.0", "7"),
 ];
@@ -19,7 +20,8 @@ fn unpack(client: &str, folder: &Path) -> bool {
     pip.args(["-m", "pip", "download", "--quiet", "--no-deps"])
         .args(["--only-binary", ":all:", "--python-version", "3.12"])
         .args(["--platform", "manylinux_2_28_x86_64"])
-        .args(["--platform", "manylinux_2_27_x86_64", "--dest"])
+        .args(["--platform", "manylinux_2_27_x86_64"])
+        .args(["--platform", "manylinux1_x86_64", "--dest"])
         .args([folder.as_os_str(), client.as_ref()]);
     if !pip.output().is_ok_and(|output| output.status.success()) {
         return false;

@@ -1,107 +1,315 @@
-//! Level 1 on every kind of stream, against a runtime that executes in order and asynchronously.
+//! Streams of every kind on every device are scheduled, by the default level 1 window and by gates in
+//! the stream, and captures are what they were.
 
-mod support;
+mod common;
 
-use std::{path::PathBuf, process::Command};
+use std::{collections::BTreeSet, thread};
 
-use support::{compile, output, shim};
+use common::{
+    Gated, Handle, Hip, INVALID_DEVICE, NON_BLOCKING, PER_THREAD, SUCCESS,
+    Value::{Address, Word},
+    observed, preloaded, runtime,
+    shared::{LOCAL, View, a_moment, said, support, text, until},
+    shim, shimmed, value,
+};
 
-/// Kernels that one stream gets.
-const KERNELS: usize = 12;
-const WINDOW: usize = 4;
+const LEVEL_1: (&str, &str) = ("XSCHED_AUTO_XQUEUE_LEVEL", "1");
+const LEVEL_2: (&str, &str) = ("XSCHED_AUTO_XQUEUE_LEVEL", "2");
+const NOT_READY: i32 = 600;
+const WINDOW: u64 = 4;
+const KERNELS: u32 = 12;
 
-/// The test double of the runtime.
-fn runtime() -> PathBuf {
-    shim().with_file_name("examples/libstandin_hip.so")
-}
-
-/// Where the shim finds the runtime.
-#[derive(Clone, Copy, PartialEq)]
-enum Found {
-    /// By XSCHED_HIP_LIB.
-    Named,
-    /// As a copy with a hash in its file's name, as wheels bundle it.
-    Bundled,
-}
-
-/// Per stream: name, error, kernels executed in order, kernels in flight at most.
-fn launches(
-    with_shim: bool,
-    found: Found,
-    settings: &[(&str, &str)],
-) -> Vec<(String, i32, i64, usize)> {
-    let folder = tempfile::tempdir().expect("a folder");
-    let source = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/programs/launches.c");
-    let program = folder.path().join("launches");
-    let mut runtime = runtime();
-    if found == Found::Bundled {
-        let copy = folder.path().join("libamdhip64-0123abcd.so");
-        std::fs::copy(runtime, &copy).expect("a copy");
-        runtime = copy;
-    }
-    let runtime = runtime.to_str().expect("a readable path");
-    compile(&source, &program, &[runtime]);
-    let mut command = Command::new(program);
-    command
-        .env_remove("LD_PRELOAD")
-        .env_remove("XSCHED_HIP_LIB")
-        .env("XSCHED_SCHEDULER", "LCL")
-        .env("XSCHED_AUTO_XQUEUE_THRESHOLD", WINDOW.to_string())
-        .env("XSCHED_AUTO_XQUEUE_BATCH_SIZE", "2")
-        .envs(settings.iter().copied());
-    if found == Found::Named {
-        command.env("XSCHED_HIP_LIB", runtime);
-    }
-    if with_shim {
-        command.env("LD_PRELOAD", shim());
-    }
-    let lines = output(&mut command);
-    let parse = |line: &str| {
-        let mut words = line.split(' ');
-        let mut word = || words.next().expect("four words");
-        let name = word().to_owned();
-        let number = "a number";
-        (
-            name,
-            word().parse().expect(number),
-            word().parse().expect(number),
-            word().parse().expect(number),
-        )
-    };
-    lines.lines().map(parse).collect()
-}
-
-fn check(
-    with_shim: bool,
-    found: Found,
-    settings: &[(&str, &str)],
-    is_expected: impl Fn(usize) -> bool,
-) {
-    let streams = launches(with_shim, found, settings);
-    let names: Vec<_> = streams.iter().map(|stream| stream.0.as_str()).collect();
-    assert_eq!(names, ["null", "per-thread", "created"]);
-    for (name, failed, executed, deepest) in streams {
-        assert_eq!((failed, executed), (0, KERNELS as i64), "{name}");
-        assert!(is_expected(deepest), "{name}: {deepest} in flight");
-    }
+/// Waits for the stream; what it executed is in the order of submission.
+fn end_of(hip: &Hip, stream: Handle, list: usize) {
+    hip.synchronize(stream);
+    let mut words = [0_u32; 1 + KERNELS as usize];
+    let bytes = size_of_val(&words);
+    ok!(hip, hipMemcpyDtoH(words.as_mut_ptr() => *mut u32, list => usize, bytes => usize));
+    let expected: Vec<_> = (0..KERNELS).collect();
+    assert_eq!((words[0], &words[1..]), (KERNELS, &expected[..]));
 }
 
 /// The user's trials: work on the default stream went past the scheduler, and arguments were copied
 /// for a later launch by another thread.
 #[test]
 fn every_kind_of_stream_the_default_one_included_keeps_to_the_window() {
-    check(true, Found::Named, &[], |deepest| deepest <= WINDOW);
+    let window = [
+        LOCAL,
+        LEVEL_1,
+        ("XSCHED_AUTO_XQUEUE_THRESHOLD", "4"),
+        ("XSCHED_AUTO_XQUEUE_BATCH_SIZE", "2"),
+    ];
+    shimmed(&window, |hip| {
+        for stream in [0, PER_THREAD, hip.stream(NON_BLOCKING)] {
+            thread::scope(|scope| {
+                let (tell, hear) = std::sync::mpsc::channel();
+                // A per-thread stream is its thread's, so that thread launches in all cases.
+                let (end, list) = (hip.word(), hip.alloc(256));
+                ok!(hip, hipMemset(list => usize, 0 => i32, 256 => usize));
+                ok!(hip, hipDeviceSynchronize());
+                let functions = (hip.function("until_u32"), hip.function("append_u32"));
+                scope.spawn(move || {
+                    let gated = Gated::stream(hip, stream);
+                    let before = gated.block.forwarded_count();
+                    tell.send((gated.block, before)).unwrap();
+                    let first = [Address(end.as_ptr().addr()), Word(1)];
+                    assert_eq!(hip.launch(stream, functions.0, &first), SUCCESS);
+                    for number in 0..KERNELS {
+                        // The argument is this thread's again as soon as the call returns.
+                        let values = [Address(list), Word(number)];
+                        assert_eq!(hip.launch(stream, functions.1, &values), SUCCESS);
+                    }
+                    end_of(hip, stream, list);
+                });
+                let (block, before) = hear.recv().unwrap();
+                until("a launch waits for room", || block.waiting() == 1);
+                a_moment();
+                assert_eq!(block.waiting(), 1, "it goes on waiting");
+                let in_flight = block.forwarded_count() - before;
+                assert!((1..=WINDOW).contains(&in_flight), "{in_flight} in flight");
+                end.store(1, std::sync::atomic::Ordering::SeqCst);
+            });
+        }
+    });
+}
+
+/// One command on the stream is held by its gate and released.
+fn is_held_and_released(hip: &Hip, stream: Handle) -> u16 {
+    let (gated, place) = (Gated::stream(hip, stream), hip.word());
+    gated.close();
+    hip.write(stream, place, 1);
+    a_moment();
+    let query = cu!(hip, hipStreamQuery(stream => Handle));
+    assert_eq!((query, value(place)), (NOT_READY, 0));
+    gated.open();
+    hip.synchronize(stream);
+    assert_eq!(value(place), 1);
+    gated.slot
+}
+
+#[test]
+fn gates_in_signal_memory_hold_every_kind_of_stream_on_every_device() {
+    shimmed(&[LOCAL, ("STANDIN_DEVICES", "2")], |hip| {
+        let mut queues = BTreeSet::new();
+        for device in [0, 1, 0] {
+            assert_eq!(hip.set_device(device), SUCCESS);
+            let streams = [0, PER_THREAD, hip.stream(0), hip.stream(NON_BLOCKING)];
+            for stream in streams {
+                queues.insert(is_held_and_released(hip, stream));
+                assert_eq!(hip.device(), device, "the thread's device is its own");
+            }
+        }
+        // Default streams of a device stay what they are.
+        assert_eq!(queues.len(), 4 + 4 + 2);
+    });
+}
+
+/// The user's trials: `invalid device ordinal`, since a thread of the scheduler's launched on the
+/// device that it happened to have.
+#[test]
+fn a_stream_of_another_device_is_scheduled_and_no_threads_device_changes() {
+    shimmed(&[LOCAL, ("STANDIN_DEVICES", "3")], |hip| {
+        assert_eq!(hip.set_device(2), SUCCESS);
+        let stream = hip.stream(NON_BLOCKING);
+        assert_eq!(hip.set_device(1), SUCCESS);
+        is_held_and_released(hip, stream);
+        assert_eq!(hip.device(), 1);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                is_held_and_released(hip, stream);
+                assert_eq!(hip.device(), 0, "a new thread has the first device");
+            });
+        });
+        assert_eq!(hip.device(), 1);
+    });
+}
+
+#[test]
+fn a_device_out_of_range_is_the_applications_error() {
+    shimmed(&[LOCAL, ("STANDIN_DEVICES", "2")], |hip| {
+        is_held_and_released(hip, 0);
+        for device in [2, -1, i32::MAX] {
+            assert_eq!(hip.set_device(device), INVALID_DEVICE);
+            assert_eq!(cu!(hip, hipGetLastError()), INVALID_DEVICE);
+            assert_eq!(hip.device(), 0);
+        }
+        is_held_and_released(hip, 0);
+    });
+}
+
+type RegisterFunction = extern "C" fn(usize, usize, *const i8, *const i8, u32);
+
+/// The user's trials: `invalid device function`, from launches in the wrong context.
+#[test]
+fn registered_functions_launch_in_place_on_every_device_from_every_thread() {
+    shimmed(&[LOCAL, ("STANDIN_DEVICES", "2")], |hip| {
+        static KERNEL: u8 = 0;
+        let host = std::ptr::from_ref(&KERNEL).addr();
+        let register: RegisterFunction = hip.symbol("__hipRegisterFunction");
+        let name = c"add_u32".as_ptr();
+        register(0, host, name, name, 0);
+        let place = hip.word();
+        let launch = |host: usize| {
+            let (address, one) = (place.as_ptr().addr(), 1_u32);
+            let pointers = [
+                std::ptr::from_ref(&address).cast::<u8>(),
+                std::ptr::from_ref(&one).cast(),
+            ];
+            let dim = common::Dim3([1; 3]);
+            cu!(hip, hipLaunchKernel(
+                host => usize, dim => common::Dim3, dim => common::Dim3,
+                pointers.as_ptr() => *const *const u8, 0 => usize, 0 => Handle,
+            ))
+        };
+        thread::scope(|scope| {
+            for device in [0, 1, 0, 1] {
+                let launch = &launch;
+                scope.spawn(move || {
+                    assert_eq!(hip.set_device(device), SUCCESS);
+                    for _ in 0..50 {
+                        assert_eq!(launch(host), SUCCESS);
+                    }
+                    hip.synchronize(0);
+                    assert_eq!(hip.device(), device);
+                });
+            }
+        });
+        assert_eq!(value(place), 200);
+        assert_eq!(launch(host + 1), 98, "the runtime's own answer");
+    });
+}
+
+/// `hipLaunchParams`.
+#[repr(C)]
+struct LaunchParams {
+    function: usize,
+    dimensions: [u32; 6],
+    parameters: *const *const u8,
+    shared: usize,
+    stream: Handle,
+}
+
+#[test]
+fn a_launch_on_several_devices_is_held_by_each_of_its_streams() {
+    shimmed(&[LOCAL, ("STANDIN_DEVICES", "2")], |hip| {
+        static KERNEL: u8 = 0;
+        let host = std::ptr::from_ref(&KERNEL).addr();
+        let register: RegisterFunction = hip.symbol("__hipRegisterFunction");
+        let name = c"add_u32".as_ptr();
+        register(0, host, name, name, 0);
+        let place = hip.word();
+        let gated = [0, 1].map(|device| {
+            assert_eq!(hip.set_device(device), SUCCESS);
+            Gated::stream(hip, hip.stream(NON_BLOCKING))
+        });
+        gated.iter().for_each(Gated::close);
+        let (address, one) = (place.as_ptr().addr(), 1_u32);
+        let pointers = [
+            std::ptr::from_ref(&address).cast::<u8>(),
+            std::ptr::from_ref(&one).cast(),
+        ];
+        let list = gated.each_ref().map(|gated| LaunchParams {
+            function: host,
+            dimensions: [1; 6],
+            parameters: pointers.as_ptr(),
+            shared: 0,
+            stream: gated.stream,
+        });
+        ok!(hip, hipLaunchCooperativeKernelMultiDevice(
+            list.as_ptr() => *const LaunchParams, 2 => i32, 0 => u32,
+        ));
+        a_moment();
+        assert_eq!(value(place), 0);
+        gated.iter().for_each(Gated::open);
+        for gated in &gated {
+            hip.synchronize(gated.stream);
+        }
+        assert_eq!(value(place), 2);
+        assert_eq!(hip.device(), 1);
+    });
 }
 
 #[test]
 fn a_bundled_runtime_is_found_by_its_file() {
-    check(true, Found::Bundled, &[], |deepest| deepest <= WINDOW);
+    if support::role().is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let copy = folder.path().join("libamdhip64-0123abcd.so");
+        std::fs::copy(runtime(), &copy).unwrap();
+        let shim = shim();
+        let variables = preloaded(&shim, &[LOCAL, ("COPY", copy.to_str().unwrap())]);
+        let output = observed(&variables, |_| ()).expect("the test itself");
+        assert!(output.status.success(), "{}", text(&output));
+        said(&output, None);
+        return;
+    }
+    support::end_if_stuck();
+    let hip = Hip::load_from(&common::told("COPY"));
+    is_held_and_released(&hip, 0);
 }
 
 #[test]
 fn without_a_scheduler_nothing_is_held() {
-    check(false, Found::Named, &[], |deepest| deepest > WINDOW);
-    check(true, Found::Named, &[("XSCHED_DISABLE", "1")], |deepest| {
-        deepest > WINDOW
+    shimmed(&[("XSCHED_DISABLE", "1")], |hip| {
+        let place = hip.word();
+        for number in 1..100 {
+            hip.write(0, place, number);
+        }
+        hip.synchronize(0);
+        assert_eq!(value(place), 99);
+        assert!(View::own().is_none());
+    });
+}
+
+// ---- captures, graphs, events ----
+
+#[test]
+fn a_capture_is_legal_in_every_mode_and_its_graph_is_held() {
+    shimmed(&[LOCAL, LEVEL_2], |hip| {
+        let busy = Gated::stream(hip, hip.stream(NON_BLOCKING));
+        for mode in [0, 1, 2] {
+            let (stream, place) = (hip.stream(NON_BLOCKING), hip.word());
+            let gated = Gated::stream(hip, stream);
+            let add = hip.function("add_u32");
+            ok!(hip, hipStreamBeginCapture(stream => Handle, mode => u32));
+            for _ in 0..10 {
+                let values = [Address(place.as_ptr().addr()), Word(1)];
+                assert_eq!(hip.launch(stream, add, &values), SUCCESS);
+            }
+            // The agent asks whether busy streams are over; that must not spoil the capture.
+            let other = hip.launch(busy.stream, add, &[Address(place.as_ptr().addr()), Word(0)]);
+            assert_eq!(other, SUCCESS);
+            a_moment();
+            let (mut graph, mut executable) = (0, 0);
+            ok!(hip, hipStreamEndCapture(stream => Handle, &mut graph => &mut Handle));
+            ok!(hip, hipGraphInstantiate(
+                &mut executable => &mut Handle, graph => Handle, 0 => usize, 0 => usize, 0 => usize,
+            ));
+            // Its work is over for the scheduler, too: nothing waits for what will be held.
+            hip.synchronize(busy.stream);
+            until("idle", || busy.is_idle());
+            gated.close();
+            ok!(hip, hipGraphLaunch(executable => Handle, stream => Handle));
+            a_moment();
+            assert_eq!(value(place), 0, "the graph is held");
+            gated.open();
+            hip.synchronize(stream);
+            assert_eq!(value(place), 10);
+            assert!(gated.is_idle());
+        }
+    });
+}
+
+#[test]
+fn a_wait_for_an_event_ends_a_queues_work_at_once() {
+    shimmed(&[LOCAL], |hip| {
+        let gated = Gated::stream(hip, 0);
+        let (place, mut event) = (hip.word(), 0);
+        ok!(hip, hipEventCreate(&mut event => &mut Handle));
+        for number in 1..20 {
+            hip.write(0, place, number);
+            ok!(hip, hipEventRecord(event => Handle, 0 => Handle));
+            ok!(hip, hipEventSynchronize(event => Handle));
+            assert_eq!((value(place), gated.is_idle()), (number, true));
+        }
     });
 }

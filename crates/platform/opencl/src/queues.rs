@@ -12,7 +12,7 @@ use xsched_shim::{
     events::{self, Note},
     process::generation,
     state::{self, guarded},
-    table::{Keyed, Table},
+    table::{Kept, Keyed, Table},
 };
 
 /// A command queue that the application has made.
@@ -120,6 +120,11 @@ impl Entry {
         }
     }
 
+    /// The queue under its scheduler, if it had a command before.
+    fn known(&self) -> Option<&Scheduled> {
+        self.scheduled.get()?.as_ref()
+    }
+
     fn make(&self) -> Option<Scheduled> {
         let agent = state::agent()?;
         let device = Device::of(self.device as Opaque);
@@ -161,19 +166,23 @@ fn first(entry: &'static Entry) -> &'static Option<Scheduled> {
         .get_or_init(|| guarded(|| entry.make()).flatten())
 }
 
-/// The queue, if it had a command before.
-fn known(queue: Queue) -> Option<&'static Scheduled> {
+/// The same, for use after a wait in the driver: the queue may end meanwhile.
+fn keep(queue: Queue) -> Option<Kept<Entry>> {
     if !state::is_active() {
         return None;
     }
-    entry(queue)?.scheduled.get()?.as_ref()
+    TABLE
+        .keep(queue as usize)
+        .filter(|entry| entry.generation == generation())
 }
 
 // ---- what is over ----
 
 /// Around a wait for everything in a queue.
 pub(crate) fn synchronize(queue: Queue, call: impl FnOnce() -> i32) -> i32 {
-    let known = known(queue);
+    let kept = keep(queue);
+    // Only a queue that had a command before.
+    let known = kept.as_deref().and_then(Entry::known);
     let point = known.and_then(|scheduled| scheduled.queue.begin_synchronize());
     let result = call();
     if result == CL_SUCCESS
@@ -186,7 +195,7 @@ pub(crate) fn synchronize(queue: Queue, call: impl FnOnce() -> i32) -> i32 {
 
 /// A moment from which on the end of a queue's last command proves it idle.
 pub(crate) struct Point {
-    scheduled: &'static Scheduled,
+    entry: Kept<Entry>,
     point: xsched_wire::block::DrainPoint,
 }
 
@@ -197,18 +206,20 @@ pub(crate) fn point(event: Event) -> Option<Point> {
         return None;
     }
     let note = events::look_up(event as usize)?;
-    let entry = entry(note.key as Queue).filter(|entry| entry.id == note.id)?;
-    let scheduled = entry.scheduled.get()?.as_ref()?;
+    let entry = keep(note.key as Queue).filter(|entry| entry.id == note.id)?;
+    let scheduled = entry.known()?;
     if !scheduled.in_order {
         return None;
     }
     let point = scheduled.queue.begin_synchronize()?;
-    (point.number() == note.number).then_some(Point { scheduled, point })
+    (point.number() == note.number).then_some(Point { entry, point })
 }
 
 impl Point {
     /// The event is complete.
     pub(crate) fn reached(self) {
-        self.scheduled.queue.end_synchronize(Some(self.point));
+        if let Some(scheduled) = self.entry.known() {
+            scheduled.queue.end_synchronize(Some(self.point));
+        }
     }
 }

@@ -1,12 +1,14 @@
 //! A table that readers search without locks: open addressing over pointers to entries.
 //!
 //! Writers (an object comes, an object goes) hold a lock. An entry that was taken out is freed only
-//! after a pause in which every hook that may still look at it has returned.
+//! after a pause in which every hook that may still look at it has returned, or says that it
+//! [keeps](Table::keep) it.
 
 use std::{
+    ops::Deref,
     sync::{
         Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicPtr, Ordering},
+        atomic::{AtomicPtr, AtomicU32, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -15,7 +17,7 @@ use crate::process::PerProcess;
 
 /// Entries at most.
 const PLACES: usize = 4096;
-/// How long a hook may still look at an entry that was taken out.
+/// How long a hook may still look at an entry that was taken out, without keeping it.
 const GRACE: Duration = Duration::from_secs(10);
 
 /// Something with a key of its own.
@@ -26,12 +28,45 @@ pub trait Keyed: Send + Sync + 'static {
 
 /// Entries by key.
 pub struct Table<E: Keyed> {
-    places: [AtomicPtr<E>; PLACES],
+    places: [AtomicPtr<Node<E>>; PLACES],
     writer: PerProcess<Mutex<Retired<E>>>,
 }
 
+struct Node<E> {
+    entry: E,
+    /// Hooks that keep the entry.
+    keepers: AtomicU32,
+}
+
+/// An entry that is not freed.
+pub struct Kept<E: Keyed>(&'static Node<E>);
+
+impl<E: Keyed> Deref for Kept<E> {
+    type Target = E;
+
+    fn deref(&self) -> &E {
+        &self.0.entry
+    }
+}
+
+impl<E: Keyed> Drop for Kept<E> {
+    fn drop(&mut self) {
+        // Pairs with the look at it in `sweep`: uses come before the entry is freed.
+        self.0.keepers.fetch_sub(1, Ordering::Release);
+    }
+}
+
 /// Taken out, with the time.
-struct Retired<E>(Vec<(Instant, Box<E>)>);
+struct Retired<E>(Vec<(Instant, Box<Node<E>>)>);
+
+impl<E> Retired<E> {
+    /// Frees what nobody can look at any more.
+    fn sweep(&mut self, now: Instant) {
+        self.0.retain(|(since, node)| {
+            now.duration_since(*since) < GRACE || node.keepers.load(Ordering::Acquire) > 0
+        });
+    }
+}
 
 impl<E> Default for Retired<E> {
     fn default() -> Self {
@@ -40,7 +75,7 @@ impl<E> Default for Retired<E> {
 }
 
 /// Marks a place whose entry was taken out: probing goes on behind it.
-fn gone<E>() -> *mut E {
+fn gone<E>() -> *mut Node<E> {
     std::ptr::dangling_mut()
 }
 
@@ -59,25 +94,39 @@ impl<E: Keyed> Table<E> {
         }
     }
 
-    fn probe(&self, key: usize) -> impl Iterator<Item = &AtomicPtr<E>> {
+    fn probe(&self, key: usize) -> impl Iterator<Item = &AtomicPtr<Node<E>>> {
         let start = start(key);
         (0..PLACES).map(move |step| &self.places[(start + step) % PLACES])
     }
 
-    /// The entry of this key. Valid for the duration of a hook.
+    /// The entry of this key. Valid for the duration of a hook that does not wait.
     #[inline]
     pub fn get(&self, key: usize) -> Option<&'static E> {
+        self.find(key).map(|node| &node.entry)
+    }
+
+    /// The entry of this key, for a hook that uses it after a wait in the driver, which may last
+    /// longer than the pause.
+    #[inline]
+    pub fn keep(&self, key: usize) -> Option<Kept<E>> {
+        let node = self.find(key)?;
+        node.keepers.fetch_add(1, Ordering::Relaxed);
+        Some(Kept(node))
+    }
+
+    #[inline]
+    fn find(&self, key: usize) -> Option<&'static Node<E>> {
         for place in self.probe(key) {
             let pointer = place.load(Ordering::Acquire);
             if pointer.is_null() {
                 return None;
             }
             if pointer != gone() {
-                // SAFETY: entries are published complete by `insert`, and freed GRACE after they
-                // were taken out by `remove`.
-                let entry = unsafe { &*pointer };
-                if entry.key() == key {
-                    return Some(entry);
+                // SAFETY: entries are published complete by `insert`, and are freed GRACE after they
+                // were taken out by `remove`, if nobody keeps them.
+                let node = unsafe { &*pointer };
+                if node.entry.key() == key {
+                    return Some(node);
                 }
             }
         }
@@ -91,8 +140,8 @@ impl<E: Keyed> Table<E> {
             if pointer.is_null() || pointer == gone() {
                 return None;
             }
-            // SAFETY: as in `get`.
-            Some(unsafe { &*pointer })
+            // SAFETY: as in `find`.
+            Some(&unsafe { &*pointer }.entry)
         })
     }
 
@@ -110,7 +159,11 @@ impl<E: Keyed> Table<E> {
             pointer.is_null() || pointer == gone()
         });
         let Some(place) = free else { return false };
-        place.store(Box::into_raw(Box::new(entry)), Ordering::Release);
+        let node = Node {
+            entry,
+            keepers: AtomicU32::new(0),
+        };
+        place.store(Box::into_raw(Box::new(node)), Ordering::Release);
         true
     }
 
@@ -118,10 +171,7 @@ impl<E: Keyed> Table<E> {
     pub fn remove(&self, key: usize) {
         let mut retired = self.lock();
         self.take(key, &mut retired);
-        let now = Instant::now();
-        retired
-            .0
-            .retain(|(since, _)| now.duration_since(*since) < GRACE);
+        retired.sweep(Instant::now());
     }
 
     fn take(&self, key: usize, retired: &mut Retired<E>) {
@@ -131,7 +181,7 @@ impl<E: Keyed> Table<E> {
                 return;
             }
             // SAFETY: in the table, so not freed; the lock keeps other writers away.
-            if pointer != gone() && unsafe { &*pointer }.key() == key {
+            if pointer != gone() && unsafe { &*pointer }.entry.key() == key {
                 place.store(gone(), Ordering::Release);
                 // SAFETY: made by `insert` from a box, and just taken out by this thread alone.
                 let entry = unsafe { Box::from_raw(pointer) };
@@ -173,6 +223,41 @@ mod tests {
         }
         assert_eq!(TABLE.all().count(), 0);
         assert_eq!(value(16), None);
+    }
+
+    #[test]
+    fn what_a_hook_keeps_is_freed_when_it_lets_go() {
+        static TABLE: Table<Counted> = Table::new();
+        static FREED: AtomicU32 = AtomicU32::new(0);
+        struct Counted(usize);
+        impl Keyed for Counted {
+            fn key(&self) -> usize {
+                self.0
+            }
+        }
+        impl Drop for Counted {
+            fn drop(&mut self) {
+                FREED.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        let freed_at = |now: Instant| {
+            TABLE.lock().sweep(now);
+            FREED.load(Ordering::Relaxed)
+        };
+        let (start, later) = (Instant::now(), || Instant::now() + 2 * GRACE);
+        assert!(TABLE.insert(Counted(1)) && TABLE.insert(Counted(2)));
+        let first = TABLE.keep(1).unwrap();
+        let second = TABLE.keep(1).unwrap();
+        TABLE.remove(1);
+        TABLE.remove(2);
+        assert!(TABLE.keep(1).is_none());
+        assert_eq!(freed_at(later()), 1, "only what nobody keeps");
+        drop(first);
+        assert_eq!(freed_at(later()), 1, "one still keeps it");
+        assert_eq!(second.key(), 1);
+        drop(second);
+        assert_eq!(freed_at(start), 1, "a hook may just look at it");
+        assert_eq!(freed_at(later()), 2);
     }
 
     #[test]

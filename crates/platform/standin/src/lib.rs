@@ -1,4 +1,5 @@
-//! Test double: a stand-in `libcuda.so.1` for machines without a GPU. Never shipped.
+//! Test double: a stand-in `libcuda.so.1`, and `libamdhip64.so.6`, for machines without a GPU. Never
+//! shipped.
 //!
 //! It executes streams asynchronously and in order, as a device would, with set durations, and it
 //! shares each device among all processes that name the same file. Its devices are called
@@ -8,7 +9,9 @@
 //! `cargo` builds `libstandin_cuda.so` beside the tests of every package that has this one under
 //! `[dev-dependencies]`. A test makes a folder with links `libcuda.so.1` and `libcuda.so` to it, and
 //! starts clients with that folder in `LD_LIBRARY_PATH`. `tests/support` does that for the tests here.
-//! How the channel for time slices works is said in `cuda/control.rs`.
+//! How the channel for time slices works is said in `cuda/control.rs`, that for compute queues in
+//! `hip/kfd.rs`. The HIP runtime is linked by the tests from `libstandin_cuda.a` with `hip.map`, which
+//! gives its symbols their versions: `crates/platform/hip/tests/common`.
 //!
 //! # Environment, read at the first call
 //! | name | meaning | default |
@@ -18,9 +21,10 @@
 //! | `STANDIN_FAIL` | `NAME:CODE,…`: these entry points, in all versions, fail with that `CUresult`; `ioctl:EPERM` (or `EINVAL`, `ENOTTY`, a number) refuses requests that others make on the control channel | none |
 //! | `STANDIN_DRIVER_VERSION` | what `cuDriverGetVersion` says, and the newest that `cuGetProcAddress` gives | 13000 |
 //! | `STANDIN_MPS` | anything: the devices say that they are shared through MPS | |
+//! | `STANDIN_WAIT` | what a stream of HIP's waits on: `signals` (signal memory), `anywhere`, `none` | `signals` |
 //! | `STANDIN_EXIT` | `wait`: the exit of a process waits for its commands | it does not |
 //! | `STANDIN_MEMORY_MIB` | memory of a device, for each process | 4096 |
-//! | `CUDA_VISIBLE_DEVICES`, `CUDA_LAUNCH_BLOCKING`, `CUDA_MODULE_LOADING=EAGER` | as in CUDA (indices only) | |
+//! | `CUDA_VISIBLE_DEVICES`, `CUDA_LAUNCH_BLOCKING`, `CUDA_MODULE_LOADING=EAGER`, `HIP_VISIBLE_DEVICES` | as there (indices only) | |
 //!
 //! # Kernels
 //! Any image loads as a module, and every module has these functions. `address` is 8 bytes, every
@@ -63,7 +67,9 @@
 //!
 //! `standin_account` and `standin_accounts` tell a test what each process got, in device time.
 //!
-//! Layout: `core` is the device, without a name from any platform's API; `cuda` stands before it.
+//! Layout: `core` is the device, without a name from any platform's API; `cuda` stands before it; `hip`
+//! is a layer on `cuda`, as HIP on NVIDIA GPUs is.
 
 mod core;
 mod cuda;
+mod hip;

@@ -49,7 +49,8 @@ impl Subscriber for Warnings {
 fn a_client_cannot_fill_the_log_with_hints() {
     const OWNER: u32 = 1000;
     const GUEST: u32 = 2000;
-    let engine = Engine::new(Config::new(policy::by_name("hpf").unwrap()));
+    let engine = xsched_sched::Engine::new(Config::new(policy::by_name("hpf").unwrap()));
+    let engine = crate::trace::Observed::new(engine, None);
     let mut host = Host::new(
         Reactor::new().unwrap(),
         Reaper::start().unwrap(),

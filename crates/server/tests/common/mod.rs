@@ -46,6 +46,7 @@ pub(crate) fn options(socket: &Path) -> ServeOptions {
         // No pieces for others: what is closed stays closed.
         min_share: 0.0,
         exit_when_unused: None,
+        trace: None,
     }
 }
 

@@ -40,7 +40,7 @@ impl Link for Recorder {
 
 pub fn set_gate(block: &ControlBlock, open: bool) {
     if !open {
-        block.close_gate();
+        let _ = block.close_gate();
     } else if block.open_gate() {
         block.wake_gate();
     }

@@ -38,6 +38,11 @@ const PROFILES: &[Profile] = &[
         low_batch: 1,
     },
     Profile {
+        device: Device::OpenCl,
+        rate: DefaultRate::ShareOfPeak(0.2),
+        low_batch: 1,
+    },
+    Profile {
         device: Device::Cuda,
         rate: DefaultRate::Hz(10.0),
         low_batch: DOCUMENT_LOW_BATCH,
@@ -48,10 +53,11 @@ const PROFILES: &[Profile] = &[
 pub(super) struct Options {
     #[command(flatten)]
     pub(super) common: CommonOptions,
-    /// Requests per second of the high-priority task [default: 10; on cpu 20% of its measured peak].
+    /// Requests per second of the high-priority task [default: 10; on cpu and opencl 20% of its
+    /// measured peak].
     #[arg(long, value_name = "HZ")]
     pub(super) rate: Option<f64>,
-    /// Images per request of the low-priority task [default: 8; on cpu 1].
+    /// Images per request of the low-priority task [default: 8; on cpu and opencl 1].
     #[arg(long, value_name = "N")]
     pub(super) low_batch: Option<u32>,
     /// Model of the high-priority task; with --device cuda any of torchvision, or plain kernels as
@@ -141,8 +147,8 @@ impl Options {
             model: self.high_model.clone(),
             batch: 1,
             arrival,
-            batch_option: None,
             options: graph.into_iter().collect(),
+            ..TaskSpec::default()
         }
     }
 
@@ -163,7 +169,7 @@ impl Options {
             batch,
             arrival: Arrival::Closed,
             batch_option: Some("--low-batch"),
-            options: Vec::new(),
+            ..TaskSpec::default()
         }
     }
 

@@ -53,6 +53,7 @@ pub(super) fn open(device: Device, us: f64) -> anyhow::Result<Arc<dyn Commands>>
     Ok(match device {
         Device::Cpu => Arc::new(OnCpu::open(us)?),
         Device::Cuda => Arc::new(OnCuda::open(us)?),
+        Device::OpenCl => anyhow::bail!("an OpenCL device does not say when it stopped"),
     })
 }
 

@@ -339,6 +339,7 @@ pub(crate) fn scene(parts: &[(&str, fn())], test: impl FnOnce()) {
             policy: "hpf".into(),
             min_share: 0.05,
             exit_when_unused: None,
+            trace: None,
         };
         return xsched_server::serve(options, || println!("serving")).unwrap();
     }

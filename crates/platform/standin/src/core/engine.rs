@@ -90,12 +90,14 @@ pub(crate) struct Engine {
     share: Share,
     turn: Turn,
     running: Option<Running>,
+    /// Its hardware queues are off the device: no kernel runs, and what had begun waits.
+    withdrawn: bool,
     /// Device time up to which this process used the device.
     free: u64,
     served: u64,
     /// Host functions to call: lane, function.
     pub(crate) calls: Vec<(LaneId, Callback)>,
-    /// Whether the last [`Engine::run`] completed a command.
+    /// Whether a command completed since somebody took note of it.
     pub(crate) completed: bool,
 }
 
@@ -110,6 +112,7 @@ impl Engine {
                 look: 0,
             },
             running: None,
+            withdrawn: false,
             free: 0,
             served: 0,
             calls: Vec::new(),
@@ -155,6 +158,30 @@ impl Engine {
         self.complete(lane, now);
     }
 
+    /// Takes this process's kernels off the device, the running one with what it has done so far,
+    /// or lets them go on.
+    pub(crate) fn withdraw(&mut self, withdrawn: bool, now: u64) {
+        if withdrawn == self.withdrawn {
+            return;
+        }
+        // What ended before now has ended.
+        self.run(now);
+        self.withdrawn = withdrawn;
+        if !withdrawn {
+            self.free = self.free.max(now);
+            return;
+        }
+        if let (Turn::Mine { from, .. }, Some(running)) = (&self.turn, &mut self.running) {
+            let since = running.since.unwrap_or(self.free.max(*from));
+            let stretch = now.saturating_sub(since);
+            running.had += stretch;
+            self.served += stretch;
+            self.free = self.free.max(now);
+            running.since = None;
+        }
+        self.pass_on(now);
+    }
+
     pub(crate) fn share(&mut self) -> &mut Share {
         &mut self.share
     }
@@ -167,7 +194,6 @@ impl Engine {
     /// Executes all that can be executed by clock time `now`. Returns when to be called again at
     /// the latest, `None` = when something was submitted.
     pub(crate) fn run(&mut self, now: u64) -> Option<u64> {
-        self.completed = false;
         self.look(now);
         loop {
             let mut progress = false;
@@ -247,6 +273,16 @@ impl Engine {
 
     /// Drives the running kernel, or begins the next. Returns whether anything ended.
     fn compute(&mut self, now: u64) -> bool {
+        if self.withdrawn {
+            return false;
+        }
+        if let Some(running) = &self.running
+            && matches!(self.turn, Turn::Away { wanted: false, .. })
+        {
+            // It was withdrawn, and goes on.
+            debug_assert!(running.since.is_none());
+            self.acquire(now, now);
+        }
         if self.running.is_none() {
             let Some((lane, ready, duration)) = self.choose() else {
                 self.pass_on(now);

@@ -120,7 +120,7 @@ impl Machine {
                 .as_mut()
                 .expect("the thread's engine");
             let wake = engine.run(now());
-            let completed = engine.completed;
+            let completed = std::mem::take(&mut engine.completed);
             let calls = std::mem::take(&mut engine.calls);
             for (lane, callback) in calls {
                 self.call(&mut engines, device, lane, callback);

@@ -13,14 +13,14 @@ use std::{
 use super::result::{Error, INVALID_VALUE, Result};
 use crate::core::memory::Address;
 
-pub(super) type Handle = usize;
+pub(crate) type Handle = usize;
 
 /// Types of which every bit pattern is a value.
 ///
 /// # Safety
 /// Implementations are integers, [`Address`], pointers behind the types of this file, and `repr(C)`
 /// structures of them without padding that matters.
-pub(super) unsafe trait Plain: Copy {}
+pub(crate) unsafe trait Plain: Copy {}
 
 macro_rules! plain {
     ($($type:ty),* $(,)?) => { $(
@@ -39,6 +39,7 @@ plain!(
     f32,
     Address,
     [u8; 16],
+    [u64; 4],
     Copy2d,
     Copy3d,
     LaunchConfig,
@@ -54,10 +55,10 @@ plain!(
 /// A pointer to a place for a result.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
-pub(super) struct Out<T>(*mut T);
+pub(crate) struct Out<T>(*mut T);
 
 impl<T: Plain> Out<T> {
-    pub(super) fn set(self, value: T) -> Result<()> {
+    pub(crate) fn set(self, value: T) -> Result<()> {
         if self.0.is_null() {
             return Err(INVALID_VALUE);
         }
@@ -67,15 +68,15 @@ impl<T: Plain> Out<T> {
     }
 
     /// Sets the result if the caller wants it.
-    pub(super) fn set_if_wanted(self, value: T) {
+    pub(crate) fn set_if_wanted(self, value: T) {
         let _wanted = self.set(value);
     }
 
-    pub(super) fn is_null(self) -> bool {
+    pub(crate) fn is_null(self) -> bool {
         self.0.is_null()
     }
 
-    pub(super) fn get(self) -> Result<T> {
+    pub(crate) fn get(self) -> Result<T> {
         if self.0.is_null() {
             return Err(INVALID_VALUE);
         }
@@ -84,7 +85,7 @@ impl<T: Plain> Out<T> {
     }
 
     /// Sets as many elements of an array of `room` as there are values.
-    pub(super) fn set_all(self, values: &[T], room: usize) -> Result<()> {
+    pub(crate) fn set_all(self, values: &[T], room: usize) -> Result<()> {
         if self.0.is_null() {
             return Err(INVALID_VALUE);
         }
@@ -101,10 +102,10 @@ impl<T: Plain> Out<T> {
 /// A pointer to arguments.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
-pub(super) struct In<T>(*const T);
+pub(crate) struct In<T>(*const T);
 
 impl<T: Plain> In<T> {
-    pub(super) fn get(self) -> Result<T> {
+    pub(crate) fn get(self) -> Result<T> {
         if self.0.is_null() {
             return Err(INVALID_VALUE);
         }
@@ -113,7 +114,7 @@ impl<T: Plain> In<T> {
     }
 
     /// The `count` elements; null goes with a count of zero.
-    pub(super) fn list(self, count: usize) -> Result<Vec<T>> {
+    pub(crate) fn list(self, count: usize) -> Result<Vec<T>> {
         if count > 0 && self.0.is_null() {
             return Err(INVALID_VALUE);
         }
@@ -126,7 +127,7 @@ impl<T: Plain> In<T> {
         Ok((0..count).map(element).collect())
     }
 
-    pub(super) fn is_null(self) -> bool {
+    pub(crate) fn is_null(self) -> bool {
         self.0.is_null()
     }
 }
@@ -134,10 +135,10 @@ impl<T: Plain> In<T> {
 /// A C string.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
-pub(super) struct Text(*const c_char);
+pub(crate) struct Text(*const c_char);
 
 impl Text {
-    pub(super) fn read(self) -> Result<String> {
+    pub(crate) fn read(self) -> Result<String> {
         if self.0.is_null() {
             return Err(INVALID_VALUE);
         }
@@ -150,34 +151,34 @@ impl Text {
 /// `void **kernelParams`: a pointer to each parameter.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
-pub(super) struct Parameters(*const *const c_void);
+pub(crate) struct Parameters(*const *const c_void);
 
 /// `void **extra`: parameters as one buffer.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
-pub(super) struct Extra(*const *const c_void);
+pub(crate) struct Extra(*const *const c_void);
 
 impl Extra {
     /// For entry points that have no such argument.
-    pub(super) const NONE: Self = Self(ptr::null());
+    pub(crate) const NONE: Self = Self(ptr::null());
 }
 
 /// Type of a kernel's parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Parameter {
+pub(crate) enum Parameter {
     Address,
     Word,
 }
 
 /// Value of a kernel's parameter.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Value {
+pub(crate) enum Value {
     Address(Address),
     Word(u32),
 }
 
 /// Reads a kernel's parameters in whichever of the two forms the caller gave them.
-pub(super) fn parameters(
+pub(crate) fn parameters(
     parameters: Parameters,
     extra: Extra,
     shape: &[Parameter],
@@ -249,135 +250,135 @@ fn value(place: *const c_void, kind: Parameter) -> Result<Value> {
 /// `CUDA_MEMCPY2D`.
 #[derive(Clone, Copy)]
 #[repr(C)]
-pub(super) struct Copy2d {
-    pub(super) from: Side2d,
-    pub(super) to: Side2d,
-    pub(super) width: usize,
-    pub(super) height: usize,
+pub(crate) struct Copy2d {
+    pub(crate) from: Side2d,
+    pub(crate) to: Side2d,
+    pub(crate) width: usize,
+    pub(crate) height: usize,
 }
 
 #[derive(Clone, Copy)]
 #[repr(C)]
-pub(super) struct Side2d {
-    pub(super) x: usize,
-    pub(super) y: usize,
-    pub(super) kind: u32,
-    pub(super) host: Address,
-    pub(super) device: Address,
-    pub(super) array: Handle,
-    pub(super) pitch: usize,
+pub(crate) struct Side2d {
+    pub(crate) x: usize,
+    pub(crate) y: usize,
+    pub(crate) kind: u32,
+    pub(crate) host: Address,
+    pub(crate) device: Address,
+    pub(crate) array: Handle,
+    pub(crate) pitch: usize,
 }
 
 /// `CUDA_MEMCPY3D` and `CUDA_MEMCPY3D_PEER`.
 #[derive(Clone, Copy)]
 #[repr(C)]
-pub(super) struct Copy3d {
-    pub(super) from: Side3d,
-    pub(super) to: Side3d,
-    pub(super) width: usize,
-    pub(super) height: usize,
-    pub(super) depth: usize,
+pub(crate) struct Copy3d {
+    pub(crate) from: Side3d,
+    pub(crate) to: Side3d,
+    pub(crate) width: usize,
+    pub(crate) height: usize,
+    pub(crate) depth: usize,
 }
 
 #[derive(Clone, Copy)]
 #[repr(C)]
-pub(super) struct Side3d {
-    pub(super) x: usize,
-    pub(super) y: usize,
-    pub(super) z: usize,
-    pub(super) level: usize,
-    pub(super) kind: u32,
-    pub(super) host: Address,
-    pub(super) device: Address,
-    pub(super) array: Handle,
-    pub(super) context: Handle,
-    pub(super) pitch: usize,
-    pub(super) height: usize,
+pub(crate) struct Side3d {
+    pub(crate) x: usize,
+    pub(crate) y: usize,
+    pub(crate) z: usize,
+    pub(crate) level: usize,
+    pub(crate) kind: u32,
+    pub(crate) host: Address,
+    pub(crate) device: Address,
+    pub(crate) array: Handle,
+    pub(crate) context: Handle,
+    pub(crate) pitch: usize,
+    pub(crate) height: usize,
 }
 
 /// `CUlaunchConfig`.
 #[derive(Clone, Copy)]
 #[repr(C)]
-pub(super) struct LaunchConfig {
-    pub(super) grid: [u32; 3],
-    pub(super) block: [u32; 3],
-    pub(super) shared: u32,
-    pub(super) stream: Handle,
-    pub(super) attributes: usize,
-    pub(super) attribute_count: u32,
+pub(crate) struct LaunchConfig {
+    pub(crate) grid: [u32; 3],
+    pub(crate) block: [u32; 3],
+    pub(crate) shared: u32,
+    pub(crate) stream: Handle,
+    pub(crate) attributes: usize,
+    pub(crate) attribute_count: u32,
 }
 
 /// `CUstreamBatchMemOpParams`: wait and write have the same layout.
 #[derive(Clone, Copy)]
 #[repr(C)]
-pub(super) struct MemoryOperation {
-    pub(super) operation: u32,
-    pub(super) address: Address,
-    pub(super) value: u64,
-    pub(super) flags: u32,
-    pub(super) alias: usize,
-    pub(super) reserved: u64,
+pub(crate) struct MemoryOperation {
+    pub(crate) operation: u32,
+    pub(crate) address: Address,
+    pub(crate) value: u64,
+    pub(crate) flags: u32,
+    pub(crate) alias: usize,
+    pub(crate) reserved: u64,
 }
 
 /// `CUDA_BATCH_MEM_OP_NODE_PARAMS`.
 #[derive(Clone, Copy)]
 #[repr(C)]
-pub(super) struct MemoryOperationsNode {
-    pub(super) context: Handle,
-    pub(super) count: u32,
-    pub(super) list: In<MemoryOperation>,
-    pub(super) flags: u32,
+pub(crate) struct MemoryOperationsNode {
+    pub(crate) context: Handle,
+    pub(crate) count: u32,
+    pub(crate) list: In<MemoryOperation>,
+    pub(crate) flags: u32,
 }
 
 /// The same as an answer; the list lies where it says for as long as the driver keeps it.
 #[derive(Clone, Copy)]
 #[repr(C)]
-pub(super) struct MemoryOperationsShown {
-    pub(super) context: Handle,
-    pub(super) count: u32,
-    pub(super) list: usize,
-    pub(super) flags: u32,
+pub(crate) struct MemoryOperationsShown {
+    pub(crate) context: Handle,
+    pub(crate) count: u32,
+    pub(crate) list: usize,
+    pub(crate) flags: u32,
 }
 
 /// `CUDA_KERNEL_NODE_PARAMS_v2`; version 1 ends before `kernel`.
 #[derive(Clone, Copy)]
 #[repr(C)]
-pub(super) struct KernelNode {
-    pub(super) function: Handle,
-    pub(super) grid: [u32; 3],
-    pub(super) block: [u32; 3],
-    pub(super) shared: u32,
-    pub(super) parameters: Parameters,
-    pub(super) extra: Extra,
+pub(crate) struct KernelNode {
+    pub(crate) function: Handle,
+    pub(crate) grid: [u32; 3],
+    pub(crate) block: [u32; 3],
+    pub(crate) shared: u32,
+    pub(crate) parameters: Parameters,
+    pub(crate) extra: Extra,
 }
 
 /// `CUgraphExecUpdateResultInfo`.
 #[derive(Clone, Copy)]
 #[repr(C)]
-pub(super) struct UpdateResult {
-    pub(super) result: u32,
-    pub(super) node: Handle,
-    pub(super) from: Handle,
+pub(crate) struct UpdateResult {
+    pub(crate) result: u32,
+    pub(crate) node: Handle,
+    pub(crate) from: Handle,
 }
 
 /// `CUDA_GRAPH_INSTANTIATE_PARAMS`.
 #[derive(Clone, Copy)]
 #[repr(C)]
-pub(super) struct InstantiateParams {
-    pub(super) flags: u64,
-    pub(super) stream: Handle,
-    pub(super) node: Handle,
-    pub(super) result: u32,
+pub(crate) struct InstantiateParams {
+    pub(crate) flags: u64,
+    pub(crate) stream: Handle,
+    pub(crate) node: Handle,
+    pub(crate) result: u32,
 }
 
 /// `CUDA_ARRAY_DESCRIPTOR`.
 #[derive(Clone, Copy)]
 #[repr(C)]
-pub(super) struct ArrayShape {
-    pub(super) width: usize,
-    pub(super) height: usize,
-    pub(super) format: u32,
-    pub(super) channels: u32,
+pub(crate) struct ArrayShape {
+    pub(crate) width: usize,
+    pub(crate) height: usize,
+    pub(crate) format: u32,
+    pub(crate) channels: u32,
 }
 
 const _: () = {
@@ -394,7 +395,7 @@ const _: () = {
 };
 
 /// A `CUresult` from `Result`.
-pub(super) fn code(result: Result<()>) -> i32 {
+pub(crate) fn code(result: Result<()>) -> i32 {
     match result {
         Ok(()) => 0,
         Err(Error(code)) => code,

@@ -17,26 +17,26 @@ use super::{
 };
 
 /// `CUstreamCaptureMode`.
-pub(super) const GLOBAL: u32 = 0;
-pub(super) const THREAD_LOCAL: u32 = 1;
-pub(super) const RELAXED: u32 = 2;
+pub(crate) const GLOBAL: u32 = 0;
+pub(crate) const THREAD_LOCAL: u32 = 1;
+pub(crate) const RELAXED: u32 = 2;
 
-pub(super) struct Capture {
-    pub(super) context: Handle,
-    pub(super) graph: Handle,
+pub(crate) struct Capture {
+    pub(crate) context: Handle,
+    pub(crate) graph: Handle,
     /// The stream in which it began and has to end.
     origin: Handle,
     thread: ThreadId,
     mode: u32,
     valid: bool,
     /// Streams that belong to it.
-    pub(super) members: HashSet<Handle>,
+    pub(crate) members: HashSet<Handle>,
     /// What `cuStreamGetCaptureInfo` pointed a caller to.
-    pub(super) shown: Box<[Handle]>,
+    pub(crate) shown: Box<[Handle]>,
 }
 
 impl Capture {
-    pub(super) fn is_valid(&self) -> bool {
+    pub(crate) fn is_valid(&self) -> bool {
         self.valid
     }
 }
@@ -44,7 +44,7 @@ impl Capture {
 impl Driver {
     /// For calls that are potentially unsafe while a capture goes on: refuses them where the
     /// thread's mode says so, and invalidates the captures that they would have spoiled.
-    pub(super) fn check_capture(&self) -> Result<()> {
+    pub(crate) fn check_capture(&self) -> Result<()> {
         let mut tables = self.tables();
         if tables.captures.is_empty() {
             return Ok(());
@@ -67,7 +67,7 @@ impl Driver {
     }
 
     /// For calls on a whole context, illegal while any of its streams is capturing.
-    pub(super) fn check_no_capture_in(&self, context: Handle) -> Result<()> {
+    pub(crate) fn check_no_capture_in(&self, context: Handle) -> Result<()> {
         let mut tables = self.tables();
         let captures = tables.captures.iter();
         let hit: Vec<_> = captures
@@ -79,7 +79,7 @@ impl Driver {
 
     /// For calls on a stream that are illegal while it is capturing, or, for the legacy stream,
     /// while a blocking one is.
-    pub(super) fn check_not_capturing(&self, stream: Handle) -> Result<()> {
+    pub(crate) fn check_not_capturing(&self, stream: Handle) -> Result<()> {
         let mut tables = self.tables();
         if tables.stream(stream)?.capture.is_some() {
             tables.invalidate(stream);
@@ -90,7 +90,7 @@ impl Driver {
 
     /// Whether the legacy stream is asked about while a blocking one is capturing: refused, but
     /// nothing is spoiled.
-    pub(super) fn check_question(&self, stream: Handle) -> Result<()> {
+    pub(crate) fn check_question(&self, stream: Handle) -> Result<()> {
         if self.tables().blocking_captures(stream)?.is_empty() {
             Ok(())
         } else {
@@ -98,7 +98,7 @@ impl Driver {
         }
     }
 
-    pub(super) fn begin_capture(&self, stream: Handle, mode: u32) -> Result<()> {
+    pub(crate) fn begin_capture(&self, stream: Handle, mode: u32) -> Result<()> {
         if mode > RELAXED {
             return Err(INVALID_VALUE);
         }
@@ -132,7 +132,7 @@ impl Driver {
     }
 
     /// Ends the capture in `stream`; the graph that it made.
-    pub(super) fn end_capture(&self, stream: Handle) -> Result<Handle> {
+    pub(crate) fn end_capture(&self, stream: Handle) -> Result<Handle> {
         let mut tables = self.tables();
         let id = tables.stream(stream)?.capture.ok_or(ILLEGAL_STATE)?;
         let capture = tables.captures.get(&id).ok_or(ILLEGAL_STATE)?;
@@ -165,7 +165,7 @@ impl Driver {
 
 impl Tables {
     /// The capture that the stream belongs to; an error if that was invalidated.
-    pub(super) fn capturing(&mut self, stream: Handle) -> Result<Option<Handle>> {
+    pub(crate) fn capturing(&mut self, stream: Handle) -> Result<Option<Handle>> {
         let Some(id) = self.stream(stream)?.capture else {
             return Ok(None);
         };
@@ -177,7 +177,7 @@ impl Tables {
     }
 
     /// Adds a node behind the stream's last ones.
-    pub(super) fn append(&mut self, stream: Handle, kind: NodeKind, body: Body) -> Result<Handle> {
+    pub(crate) fn append(&mut self, stream: Handle, kind: NodeKind, body: Body) -> Result<Handle> {
         let id = self.capturing(stream)?.ok_or(ILLEGAL_STATE)?;
         let node = self.handle();
         let state = self.stream(stream)?;
@@ -201,7 +201,7 @@ impl Tables {
     }
 
     /// Work on the legacy stream would order itself behind blocking streams that are capturing.
-    pub(super) fn check_implicit_capture(&mut self, stream: Handle) -> Result<()> {
+    pub(crate) fn check_implicit_capture(&mut self, stream: Handle) -> Result<()> {
         let hit = self.blocking_captures(stream)?;
         for capture in &hit {
             self.invalidate_capture(*capture);
@@ -214,7 +214,7 @@ impl Tables {
     }
 
     /// The stream becomes part of a capture, behind `nodes`.
-    pub(super) fn join_capture(&mut self, stream: Handle, capture: Handle, nodes: &[Handle]) {
+    pub(crate) fn join_capture(&mut self, stream: Handle, capture: Handle, nodes: &[Handle]) {
         if let Some(state) = self.captures.get_mut(&capture) {
             state.members.insert(stream);
         }
@@ -232,7 +232,7 @@ impl Tables {
     }
 
     /// Spoils the capture that the stream belongs to.
-    pub(super) fn invalidate(&mut self, stream: Handle) {
+    pub(crate) fn invalidate(&mut self, stream: Handle) {
         let capture = self.streams.get(&stream).and_then(|stream| stream.capture);
         if let Some(capture) = capture {
             self.invalidate_capture(capture);
@@ -250,7 +250,7 @@ impl Tables {
         Err(CAPTURE_UNSUPPORTED)
     }
 
-    pub(super) fn invalidate_capture(&mut self, capture: Handle) {
+    pub(crate) fn invalidate_capture(&mut self, capture: Handle) {
         if let Some(capture) = self.captures.get_mut(&capture) {
             capture.valid = false;
         }

@@ -4,24 +4,35 @@ use std::{collections::HashMap, env, path::PathBuf};
 
 /// Read once, at the first call.
 #[derive(Debug)]
-pub(super) struct Config {
+pub(crate) struct Config {
     /// Physical device of each visible one.
-    pub(super) devices: Vec<usize>,
-    pub(super) shared: Option<PathBuf>,
-    pub(super) driver_version: i32,
+    pub(crate) devices: Vec<usize>,
+    pub(crate) shared: Option<PathBuf>,
+    pub(crate) driver_version: i32,
     /// Bytes of memory of a device.
-    pub(super) memory: usize,
-    pub(super) launch_blocking: bool,
-    pub(super) eager_loading: bool,
+    pub(crate) memory: usize,
+    pub(crate) launch_blocking: bool,
+    pub(crate) eager_loading: bool,
     /// The device is shared by the service of that name.
-    pub(super) mps: bool,
+    pub(crate) mps: bool,
     /// The exit of the process waits for its commands.
-    pub(super) exit_waits: bool,
+    pub(crate) exit_waits: bool,
+    /// What a stream of HIP's can wait on; none: it cannot wait.
+    pub(crate) waits: Option<Waits>,
     failures: HashMap<String, i32>,
 }
 
+/// Words that a stream of HIP's can wait on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Waits {
+    /// Those of signal memory.
+    Signals,
+    /// Any that the device reaches.
+    Anywhere,
+}
+
 impl Config {
-    pub(super) fn from_environment() -> Self {
+    pub(crate) fn from_environment() -> Self {
         let text = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
         let number = |name: &str, default: usize| {
             let value = text(name).map(|value| value.parse());
@@ -32,7 +43,12 @@ impl Config {
         let physical = number("STANDIN_DEVICES", 1);
         let version = number("STANDIN_DRIVER_VERSION", 13_000);
         Self {
-            devices: visible(physical, env::var("CUDA_VISIBLE_DEVICES").ok().as_deref()),
+            devices: visible(
+                physical,
+                text("CUDA_VISIBLE_DEVICES")
+                    .or_else(|| text("HIP_VISIBLE_DEVICES"))
+                    .as_deref(),
+            ),
             shared: text("STANDIN_SHM").map(PathBuf::from),
             driver_version: i32::try_from(version).unwrap_or(i32::MAX),
             memory: number("STANDIN_MEMORY_MIB", 4096) << 20,
@@ -40,12 +56,18 @@ impl Config {
             eager_loading: text("CUDA_MODULE_LOADING").is_some_and(|value| value == "EAGER"),
             mps: text("STANDIN_MPS").is_some(),
             exit_waits: text("STANDIN_EXIT").is_some_and(|value| value == "wait"),
+            waits: match text("STANDIN_WAIT").as_deref() {
+                None | Some("signals") => Some(Waits::Signals),
+                Some("anywhere") => Some(Waits::Anywhere),
+                Some("none") => None,
+                Some(other) => panic!("stand-in driver: STANDIN_WAIT: {other}"),
+            },
             failures: failures(&text("STANDIN_FAIL").unwrap_or_default()),
         }
     }
 
     /// The result that the entry point `name`, in whichever version, was told to give.
-    pub(super) fn failure(&self, name: &str) -> Option<i32> {
+    pub(crate) fn failure(&self, name: &str) -> Option<i32> {
         if self.failures.is_empty() {
             return None;
         }
@@ -55,7 +77,7 @@ impl Config {
 }
 
 /// `cuMemAlloc` for `cuMemAlloc_v2`, `cuMemsetD8Async` for `cuMemsetD8Async_ptsz`.
-pub(super) fn base(name: &str) -> &str {
+pub(crate) fn base(name: &str) -> &str {
     let name = name.trim_end_matches("_ptsz").trim_end_matches("_ptds");
     let versions = ["_v2", "_v3", "_v4"];
     let stripped = versions

@@ -10,28 +10,29 @@ use super::{
     stream::{Kind, Stream},
 };
 
-pub(super) struct Context {
-    pub(super) device: usize,
-    pub(super) flags: u32,
-    pub(super) primary: bool,
+pub(crate) struct Context {
+    pub(crate) device: usize,
+    pub(crate) flags: u32,
+    pub(crate) primary: bool,
     /// The legacy default stream.
-    pub(super) legacy: Handle,
-    pub(super) per_thread: HashMap<ThreadId, Handle>,
+    pub(crate) legacy: Handle,
+    pub(crate) per_thread: HashMap<ThreadId, Handle>,
     /// Last commands of streams that were destroyed.
-    pub(super) draining: Vec<Mark>,
-    channels: control::Channels,
+    pub(crate) draining: Vec<Mark>,
+    /// None where HIP stands in front.
+    channels: Option<control::Channels>,
 }
 
 #[derive(Default)]
-pub(super) struct Primary {
-    context: Option<Handle>,
+pub(crate) struct Primary {
+    pub(crate) context: Option<Handle>,
     retained: u32,
     flags: u32,
 }
 
 impl Driver {
     fn create_context(&self, device: usize, flags: u32, primary: bool) -> Result<Handle> {
-        let channels = control::Channels::open(self, device);
+        let channels = (!crate::hip::is_in_front()).then(|| control::Channels::open(self, device));
         let lane = self.machine.edit(device, |engine, _| engine.open(0));
         let lane = lane.map_err(broken)?;
         let mut tables = self.tables();
@@ -79,7 +80,9 @@ impl Driver {
             tables.forget(start);
         }
         drop(tables);
-        state.channels.close(self);
+        if let Some(channels) = state.channels {
+            channels.close(self);
+        }
         let close = self.machine.edit(device, |engine, _| {
             for lane in lanes {
                 engine.close(lane);
@@ -90,13 +93,13 @@ impl Driver {
 
     /// Waits until all that was submitted to the context has completed: what `cuCtxSynchronize`
     /// does, and calls that a driver can only make on an idle context.
-    pub(super) fn wait_for_context(&self, context: Handle) -> Result<()> {
+    pub(crate) fn wait_for_context(&self, context: Handle) -> Result<()> {
         let marks = self.tables().marks(context)?;
         self.machine.wait(&marks);
         Ok(())
     }
 
-    fn retain_primary(&self, device: usize) -> Result<Handle> {
+    pub(crate) fn retain_primary(&self, device: usize) -> Result<Handle> {
         let existing = self.tables().primaries[device].context;
         let context = if let Some(context) = existing {
             context
@@ -115,7 +118,7 @@ impl Driver {
         Ok(context)
     }
 
-    fn reset_primary(&self, device: usize) -> Result<()> {
+    pub(crate) fn reset_primary(&self, device: usize) -> Result<()> {
         let context = {
             let mut tables = self.tables();
             let primary = &mut tables.primaries[device];
@@ -140,7 +143,7 @@ impl Tables {
 }
 
 /// From now on the exit of the process waits for all its work, as a real driver's teardown may.
-pub(super) fn wait_at_exit() -> Result<()> {
+pub(crate) fn wait_at_exit() -> Result<()> {
     extern "C" fn wait() {
         let driver = Driver::get();
         if !driver.is_initialised() {

@@ -7,21 +7,12 @@
 //! `standin-nvidiactl`), and by whichever `ioctl` comes first among the process's symbols: a preloaded
 //! shim sees every request.
 //!
-//! What answers in the kernel's place is the stand-in's own `ioctl`, which passes requests on other
-//! descriptors to the kernel. It is reached where the stand-in comes before libc in the order of
-//! symbols: in a program that is linked with `libcuda.so.1`, or that has it preloaded (behind the
-//! shim). A shim reaches it as it would reach libc's: by `dlsym(RTLD_NEXT, "ioctl")`.
-//!
-//! In a program that calls `dlopen("libcuda.so.1")` requests go to libc's `ioctl`, and so to the
-//! kernel; there, and for raw system calls, a filter brings them back (`trap.rs`). Both ways end in
-//! [`answer`], so a shim cannot tell them apart.
+//! Who answers in the kernel's place: `core/channel.rs`.
 
 use std::{
     cell::Cell,
     collections::HashMap,
     ffi::{c_int, c_ulong, c_void},
-    mem,
-    os::fd::IntoRawFd,
     ptr,
     sync::{
         Mutex, MutexGuard, OnceLock, PoisonError,
@@ -29,13 +20,8 @@ use std::{
     },
 };
 
-use rustix::{
-    fs::{MemfdFlags, memfd_create},
-    io::fcntl_dupfd_cloexec,
-};
-
-use super::{driver::Driver, trap};
-use crate::core::slices::SLICE;
+use super::driver::Driver;
+use crate::core::{channel::Channel, slices::SLICE};
 
 const ESCAPE_FREE: u32 = 0x29;
 const ESCAPE_CONTROL: u32 = 0x2a;
@@ -125,8 +111,6 @@ const _: () = {
     assert!(size_of::<Free>() == 16);
 };
 
-type Ioctl = extern "C" fn(c_int, c_ulong, *mut c_void) -> c_int;
-
 #[derive(Clone, Copy)]
 struct Group {
     device: usize,
@@ -136,7 +120,7 @@ struct Group {
 }
 
 /// The channel groups of a context.
-pub(super) struct Channels {
+pub(crate) struct Channels {
     root: u32,
     objects: Vec<u32>,
 }
@@ -147,7 +131,7 @@ thread_local! {
 }
 
 impl Channels {
-    pub(super) fn open(driver: &Driver, device: usize) -> Self {
+    pub(crate) fn open(driver: &Driver, device: usize) -> Self {
         static OBJECTS: AtomicU32 = AtomicU32::new(1);
         let root = 0xc1d0_0000 + OBJECTS.fetch_add(1, Ordering::Relaxed);
         let mut objects = Vec::new();
@@ -185,7 +169,7 @@ impl Channels {
         Self { root, objects }
     }
 
-    pub(super) fn close(self, driver: &Driver) {
+    pub(crate) fn close(self, driver: &Driver) {
         for object in self.objects {
             let device = groups().get(&object).map_or(0, |group| group.device);
             let mut free = Free {
@@ -204,73 +188,17 @@ fn request<T>(driver: &Driver, device: usize, number: u32, argument: &mut T) {
     let size = u32::try_from(size_of::<T>()).expect("a small structure");
     // _IOWR.
     let request = c_ulong::from((3 << 30) | (size << 16) | (MAGIC << 8) | number);
-    let argument = ptr::from_mut(argument).cast::<c_void>();
     OWN.set(Some(device));
-    if first_ioctl()(descriptor(), request, argument) != 0 {
+    let argument = ptr::from_mut(argument).cast::<c_void>();
+    if CHANNEL.send(request, argument).is_err() {
         let _answered = answer(driver, request, argument);
     }
     OWN.set(None);
 }
 
-/// The `ioctl` that a library of this process reaches.
-fn first_ioctl() -> Ioctl {
-    // SAFETY: the name is a C string.
-    let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"ioctl".as_ptr()) };
-    assert!(!found.is_null(), "libc has ioctl");
-    // SAFETY: every definition of `ioctl` can be called with three arguments in registers; the callers
-    // here pass a structure that fits the request.
-    unsafe { mem::transmute::<*mut c_void, Ioctl>(found) }
-}
-
-fn descriptor() -> c_int {
-    static DESCRIPTOR: OnceLock<c_int> = OnceLock::new();
-    *DESCRIPTOR.get_or_init(|| {
-        let memfd = memfd_create(c"standin-nvidiactl", MemfdFlags::CLOEXEC);
-        // A number that nothing else is likely to get, in this process or in children, who inherit
-        // the filter.
-        let memfd = memfd.and_then(|memfd| fcntl_dupfd_cloexec(memfd, 700));
-        let descriptor = memfd
-            .expect("a descriptor for the control channel")
-            .into_raw_fd();
-        OPEN.store(descriptor.cast_unsigned(), Ordering::Release);
-        let trap = trap::install(descriptor, MAGIC, |request, argument| {
-            answer(Driver::get(), request, argument)
-        });
-        if let Err(error) = trap {
-            eprintln!(
-                "stand-in driver: requests on the control channel cannot be trapped: {error}"
-            );
-        }
-        descriptor
-    })
-}
-
-/// [`descriptor`] where it exists, for `ioctl`, which must not open one.
-static OPEN: AtomicU32 = AtomicU32::new(u32::MAX);
-
-/// Stands before libc's: answers requests on the stand-in's descriptor, passes on all others.
-///
-/// # Safety
-/// As `ioctl(2)`: `argument` fits the request.
-#[cfg(not(test))]
-#[unsafe(no_mangle)]
-unsafe extern "C" fn ioctl(descriptor: c_int, request: c_ulong, argument: *mut c_void) -> c_int {
-    if descriptor >= 0 && descriptor.cast_unsigned() == OPEN.load(Ordering::Acquire) {
-        return match answer(Driver::get(), request, argument) {
-            Ok(()) => 0,
-            Err(error) => {
-                // SAFETY: errno of this thread.
-                let errno = unsafe { libc::__errno_location() };
-                // SAFETY: as above.
-                unsafe { *errno = error };
-                -1
-            }
-        };
-    }
-    // SAFETY: the caller's promise to the kernel.
-    let result = unsafe { libc::syscall(libc::SYS_ioctl, descriptor, request, argument) };
-    c_int::try_from(result).unwrap_or(-1)
-}
+static CHANNEL: Channel = Channel::new(c"standin-nvidiactl", MAGIC, |request, argument| {
+    answer(Driver::get(), request, argument)
+});
 
 /// Answers in the kernel's place. The error is an `errno`.
 fn answer(driver: &Driver, request: c_ulong, argument: *mut c_void) -> Result<(), c_int> {

@@ -26,9 +26,9 @@ use super::{
 };
 use crate::core::{machine::Machine, share};
 
-pub(super) struct Driver {
-    pub(super) config: Config,
-    pub(super) machine: &'static Machine,
+pub(crate) struct Driver {
+    pub(crate) config: Config,
+    pub(crate) machine: &'static Machine,
     tables: Mutex<Tables>,
     /// The process that called `cuInit`; a fork's child is not initialised.
     initialised_by: AtomicU32,
@@ -36,25 +36,25 @@ pub(super) struct Driver {
 
 /// Everything that a handle can name.
 #[derive(Default)]
-pub(super) struct Tables {
+pub(crate) struct Tables {
     last_handle: Handle,
-    pub(super) primaries: Vec<Primary>,
-    pub(super) contexts: HashMap<Handle, Context>,
-    pub(super) streams: HashMap<Handle, Stream>,
-    pub(super) events: HashMap<Handle, Event>,
+    pub(crate) primaries: Vec<Primary>,
+    pub(crate) contexts: HashMap<Handle, Context>,
+    pub(crate) streams: HashMap<Handle, Stream>,
+    pub(crate) events: HashMap<Handle, Event>,
     /// Functions of each module.
-    pub(super) modules: HashMap<Handle, Vec<Handle>>,
-    pub(super) functions: HashMap<Handle, Function>,
-    pub(super) graphs: BTreeMap<Handle, Graph>,
-    pub(super) executables: HashMap<Handle, Executable>,
+    pub(crate) modules: HashMap<Handle, Vec<Handle>>,
+    pub(crate) functions: HashMap<Handle, Function>,
+    pub(crate) graphs: BTreeMap<Handle, Graph>,
+    pub(crate) executables: HashMap<Handle, Executable>,
     /// What `cuGraphBatchMemOpNodeGetParams` pointed a caller to, by node.
-    pub(super) shown: HashMap<Handle, Box<[MemoryOperation]>>,
-    pub(super) captures: HashMap<Handle, Capture>,
-    pub(super) arrays: HashMap<Handle, Array>,
+    pub(crate) shown: HashMap<Handle, Box<[MemoryOperation]>>,
+    pub(crate) captures: HashMap<Handle, Capture>,
+    pub(crate) arrays: HashMap<Handle, Array>,
     /// By address of the first byte.
-    pub(super) memory: BTreeMap<usize, Range>,
+    pub(crate) memory: BTreeMap<usize, Range>,
     /// Bytes allocated on each device.
-    pub(super) used: Vec<usize>,
+    pub(crate) used: Vec<usize>,
 }
 
 thread_local! {
@@ -63,7 +63,7 @@ thread_local! {
 }
 
 impl Driver {
-    pub(super) fn get() -> &'static Self {
+    pub(crate) fn get() -> &'static Self {
         static DRIVER: OnceLock<Driver> = OnceLock::new();
         DRIVER.get_or_init(|| {
             let config = Config::from_environment();
@@ -89,11 +89,11 @@ impl Driver {
         })
     }
 
-    pub(super) fn is_initialised(&self) -> bool {
+    pub(crate) fn is_initialised(&self) -> bool {
         self.initialised_by.load(Ordering::Relaxed) == process::id()
     }
 
-    pub(super) fn initialise(&self) -> Result<()> {
+    pub(crate) fn initialise(&self) -> Result<()> {
         if self.config.devices.is_empty() {
             return Err(NO_DEVICE);
         }
@@ -109,18 +109,18 @@ impl Driver {
     }
 
     /// Never held while waiting for the device.
-    pub(super) fn tables(&self) -> MutexGuard<'_, Tables> {
+    pub(crate) fn tables(&self) -> MutexGuard<'_, Tables> {
         self.tables.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn device(&self, ordinal: i32) -> Result<usize> {
+    pub(crate) fn device(&self, ordinal: i32) -> Result<usize> {
         let index = usize::try_from(ordinal).ok();
         let index = index.filter(|&index| index < self.config.devices.len());
         index.ok_or(super::result::INVALID_DEVICE)
     }
 
     /// The calling thread's context.
-    pub(super) fn current(&self) -> Result<Handle> {
+    pub(crate) fn current(&self) -> Result<Handle> {
         let top = CONTEXTS.with_borrow(|stack| stack.last().copied());
         let context = top.filter(|&context| context != 0).ok_or(INVALID_CONTEXT)?;
         if self.tables().contexts.contains_key(&context) {
@@ -130,7 +130,7 @@ impl Driver {
         }
     }
 
-    pub(super) fn current_device(&self) -> Result<usize> {
+    pub(crate) fn current_device(&self) -> Result<usize> {
         let context = self.current()?;
         let tables = self.tables();
         let context = tables.contexts.get(&context).ok_or(CONTEXT_IS_DESTROYED)?;
@@ -139,24 +139,24 @@ impl Driver {
 }
 
 impl Tables {
-    pub(super) fn handle(&mut self) -> Handle {
+    pub(crate) fn handle(&mut self) -> Handle {
         self.last_handle += 16;
         self.last_handle
     }
 
-    pub(super) fn stream(&mut self, handle: Handle) -> Result<&mut Stream> {
+    pub(crate) fn stream(&mut self, handle: Handle) -> Result<&mut Stream> {
         self.streams.get_mut(&handle).ok_or(INVALID_HANDLE)
     }
 
-    pub(super) fn event(&mut self, handle: Handle) -> Result<&mut Event> {
+    pub(crate) fn event(&mut self, handle: Handle) -> Result<&mut Event> {
         self.events.get_mut(&handle).ok_or(INVALID_HANDLE)
     }
 
-    pub(super) fn context(&mut self, handle: Handle) -> Result<&mut Context> {
+    pub(crate) fn context(&mut self, handle: Handle) -> Result<&mut Context> {
         self.contexts.get_mut(&handle).ok_or(INVALID_CONTEXT)
     }
 
-    pub(super) fn graph(&mut self, handle: Handle) -> Result<&mut Graph> {
+    pub(crate) fn graph(&mut self, handle: Handle) -> Result<&mut Graph> {
         self.graphs
             .get_mut(&handle)
             .ok_or(super::result::INVALID_VALUE)
@@ -164,20 +164,20 @@ impl Tables {
 }
 
 /// The calling thread's stack of contexts.
-pub(super) fn with_stack<R>(change: impl FnOnce(&mut Vec<Handle>) -> R) -> R {
+pub(crate) fn with_stack<R>(change: impl FnOnce(&mut Vec<Handle>) -> R) -> R {
     CONTEXTS.with_borrow_mut(change)
 }
 
 /// The calling thread's mode of interaction with captures, as `cuda.h` numbers them.
-pub(super) fn capture_mode() -> &'static std::thread::LocalKey<Cell<u32>> {
+pub(crate) fn capture_mode() -> &'static std::thread::LocalKey<Cell<u32>> {
     &CAPTURE_MODE
 }
 
 /// A failure of the host, which no program can expect.
-pub(super) fn broken(error: std::io::Error) -> Error {
+pub(crate) fn broken(error: std::io::Error) -> Error {
     eprintln!("stand-in driver: {error}");
     UNKNOWN
 }
 
 /// Shorthand for completion marks.
-pub(super) type Mark = Arc<crate::core::work::Token>;
+pub(crate) type Mark = Arc<crate::core::work::Token>;

@@ -17,11 +17,11 @@ const NO_TIMING: u32 = 2;
 /// `CU_EVENT_RECORD_EXTERNAL` and `CU_EVENT_WAIT_EXTERNAL`.
 const EXTERNAL: u32 = 1;
 
-pub(super) struct Event {
-    pub(super) context: Handle,
+pub(crate) struct Event {
+    pub(crate) context: Handle,
     flags: u32,
     /// The command that it was last recorded behind, `None` = never.
-    pub(super) mark: Option<Mark>,
+    pub(crate) mark: Option<Mark>,
     /// The capture that it was last recorded in, and behind which nodes.
     captured: Option<(Handle, Vec<Handle>)>,
 }

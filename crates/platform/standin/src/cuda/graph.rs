@@ -15,7 +15,7 @@ use crate::core::work::Work;
 /// `CUgraphNodeType`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
-pub(super) enum NodeKind {
+pub(crate) enum NodeKind {
     Kernel = 0,
     Memcpy = 1,
     Memset = 2,
@@ -31,7 +31,7 @@ pub(super) enum NodeKind {
 
 /// What a node does.
 #[derive(Clone, Debug)]
-pub(super) enum Body {
+pub(crate) enum Body {
     /// In this order; nothing = an empty node.
     Work(Vec<Work>),
     /// A graph that belongs to the node.
@@ -43,44 +43,44 @@ pub(super) enum Body {
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct Node {
-    pub(super) kind: NodeKind,
-    pub(super) body: Body,
+pub(crate) struct Node {
+    pub(crate) kind: NodeKind,
+    pub(crate) body: Body,
     /// Nodes that come before.
-    pub(super) after: Vec<Handle>,
+    pub(crate) after: Vec<Handle>,
 }
 
 /// By handle, so in the order of creation.
 #[derive(Clone, Default)]
-pub(super) struct Graph {
-    pub(super) nodes: BTreeMap<Handle, Node>,
+pub(crate) struct Graph {
+    pub(crate) nodes: BTreeMap<Handle, Node>,
 }
 
 /// A graph in an order in which it can be executed; independent of the graph that it came from.
 #[derive(Debug)]
-pub(super) struct Flat {
-    pub(super) nodes: Vec<FlatNode>,
+pub(crate) struct Flat {
+    pub(crate) nodes: Vec<FlatNode>,
 }
 
 #[derive(Debug)]
-pub(super) struct FlatNode {
+pub(crate) struct FlatNode {
     handle: Handle,
-    pub(super) kind: NodeKind,
-    pub(super) body: Body,
+    pub(crate) kind: NodeKind,
+    pub(crate) body: Body,
     /// Indices of nodes that come before.
-    pub(super) after: Vec<usize>,
+    pub(crate) after: Vec<usize>,
 }
 
-pub(super) struct Executable {
+pub(crate) struct Executable {
     flat: Arc<Flat>,
     last: Option<Mark>,
 }
 
 /// Why an executable graph could not take over another graph: `CUgraphExecUpdateResult`, and where.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Misfit {
-    pub(super) result: u32,
-    pub(super) node: Handle,
+pub(crate) struct Misfit {
+    pub(crate) result: u32,
+    pub(crate) node: Handle,
 }
 
 const TOPOLOGY_CHANGED: u32 = 2;
@@ -176,7 +176,7 @@ impl Tables {
     }
 
     /// A copy with nodes of its own, and its nodes' graphs likewise.
-    pub(super) fn clone_graph(&mut self, graph: Handle) -> Result<Handle> {
+    pub(crate) fn clone_graph(&mut self, graph: Handle) -> Result<Handle> {
         let original = self.graph(graph)?.clone();
         let renamed: HashMap<_, _> = {
             let nodes: Vec<_> = original.nodes.keys().copied().collect();
@@ -201,7 +201,7 @@ impl Tables {
     }
 
     /// Takes a graph away, with those of its nodes.
-    pub(super) fn drop_graph(&mut self, graph: Handle) -> Result<()> {
+    pub(crate) fn drop_graph(&mut self, graph: Handle) -> Result<()> {
         let graph = self.graphs.remove(&graph).ok_or(INVALID_VALUE)?;
         for (handle, node) in graph.nodes {
             self.shown.remove(&handle);
@@ -212,7 +212,7 @@ impl Tables {
         Ok(())
     }
 
-    pub(super) fn instantiate(&mut self, graph: Handle, from_device: bool) -> Result<Handle> {
+    pub(crate) fn instantiate(&mut self, graph: Handle, from_device: bool) -> Result<Handle> {
         let flat = Arc::new(self.flatten(graph)?);
         if from_device && !flat.suits_the_device() {
             return Err(NOT_SUPPORTED);
@@ -224,7 +224,7 @@ impl Tables {
     }
 
     /// Makes the executable do what `graph` does; the misfit if it cannot.
-    pub(super) fn update(
+    pub(crate) fn update(
         &mut self,
         executable: Handle,
         graph: Handle,
@@ -239,24 +239,24 @@ impl Tables {
         Ok(verdict)
     }
 
-    pub(super) fn flat(&self, executable: Handle) -> Result<Arc<Flat>> {
+    pub(crate) fn flat(&self, executable: Handle) -> Result<Arc<Flat>> {
         let executable = self.executables.get(&executable).ok_or(INVALID_VALUE)?;
         Ok(Arc::clone(&executable.flat))
     }
 
-    pub(super) fn last_launch(&self, executable: Handle) -> Result<Option<Mark>> {
+    pub(crate) fn last_launch(&self, executable: Handle) -> Result<Option<Mark>> {
         let executable = self.executables.get(&executable).ok_or(INVALID_VALUE)?;
         Ok(executable.last.clone())
     }
 
-    pub(super) fn launched(&mut self, executable: Handle, mark: Mark) {
+    pub(crate) fn launched(&mut self, executable: Handle, mark: Mark) {
         if let Some(executable) = self.executables.get_mut(&executable) {
             executable.last = Some(mark);
         }
     }
 
     /// The events that the graph's nodes wait for, where recorded.
-    pub(super) fn event_marks(&self, flat: &Flat) -> Vec<(Handle, Mark)> {
+    pub(crate) fn event_marks(&self, flat: &Flat) -> Vec<(Handle, Mark)> {
         let mut waits = Vec::new();
         flat.waits(&mut waits);
         let known = waits.into_iter().filter_map(|event| {
@@ -267,7 +267,7 @@ impl Tables {
     }
 
     /// Adds a node to a graph that the client builds itself.
-    pub(super) fn add_node(
+    pub(crate) fn add_node(
         &mut self,
         graph: Handle,
         kind: NodeKind,
@@ -284,7 +284,7 @@ impl Tables {
     }
 
     /// The node, in whichever graph.
-    pub(super) fn node(&mut self, handle: Handle) -> Result<&mut Node> {
+    pub(crate) fn node(&mut self, handle: Handle) -> Result<&mut Node> {
         let mut graphs = self.graphs.values_mut();
         let node = graphs.find_map(|graph| graph.nodes.get_mut(&handle));
         node.ok_or(INVALID_VALUE)
@@ -292,7 +292,7 @@ impl Tables {
 }
 
 /// What a refused update returns.
-pub(super) const REFUSED: super::result::Error = GRAPH_UPDATE_FAILURE;
+pub(crate) const REFUSED: super::result::Error = GRAPH_UPDATE_FAILURE;
 
 #[cfg(test)]
 mod tests {

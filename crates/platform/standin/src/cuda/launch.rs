@@ -32,7 +32,7 @@ enum Action {
     Empty,
 }
 
-pub(super) struct Function {
+pub(crate) struct Function {
     module: Handle,
     action: Action,
     timed: bool,
@@ -178,7 +178,7 @@ fn work(values: &[Value]) -> Result<Kernel> {
 
 impl Driver {
     /// The kernel that a function and its parameters make.
-    pub(super) fn kernel(
+    pub(crate) fn kernel(
         &self,
         function: Handle,
         pointers: Parameters,
@@ -199,7 +199,16 @@ impl Driver {
         Ok(Work::Kernel(function.kernel(&values)?))
     }
 
-    fn launch(
+    /// A function that belongs to no module.
+    pub(crate) fn function_named(&self, name: &str) -> Result<Handle> {
+        let function = Function::named(name, 0, true).ok_or(NOT_FOUND)?;
+        let mut tables = self.tables();
+        let handle = tables.handle();
+        tables.functions.insert(handle, function);
+        Ok(handle)
+    }
+
+    pub(crate) fn launch(
         &self,
         stream: Handle,
         function: Handle,

@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::OnceLock};
 use super::{config::base, context, copy, device, event, graph_api, launch, memory, stream_api};
 
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Found {
+pub(crate) enum Found {
     Entry(usize),
     /// There is such an entry point, but only in later versions of the API.
     TooOld,
@@ -104,7 +104,7 @@ struct Versions {
 }
 
 /// The newest entry point called `name` that a program made for `version` of the API may use.
-pub(super) fn find(name: &str, version: i32, per_thread: bool) -> Found {
+pub(crate) fn find(name: &str, version: i32, per_thread: bool) -> Found {
     let Some(versions) = table().get(name) else {
         return Found::Nothing;
     };

@@ -17,7 +17,7 @@ use crate::core::{
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Device,
     /// Host memory that the driver allocated.
     Pinned,
@@ -26,29 +26,29 @@ pub(super) enum Kind {
 }
 
 /// Memory that the driver knows.
-pub(super) struct Range {
+pub(crate) struct Range {
     start: Address,
     length: usize,
     kind: Kind,
-    pub(super) context: Handle,
+    pub(crate) context: Handle,
     device: usize,
     block: Option<Arc<Block>>,
 }
 
 /// An array: rows of elements.
-pub(super) struct Array {
+pub(crate) struct Array {
     block: Arc<Block>,
     /// Bytes of a row.
-    pub(super) pitch: usize,
-    pub(super) height: usize,
+    pub(crate) pitch: usize,
+    pub(crate) height: usize,
 }
 
 impl Array {
-    pub(super) fn start(&self) -> Address {
+    pub(crate) fn start(&self) -> Address {
         self.block.start()
     }
 
-    pub(super) fn length(&self) -> usize {
+    pub(crate) fn length(&self) -> usize {
         self.pitch * self.height
     }
 
@@ -67,19 +67,19 @@ impl Tables {
     }
 
     /// Refuses addresses that the device could not reach.
-    pub(super) fn check_known(&self, address: Address, length: usize) -> Result<()> {
+    pub(crate) fn check_known(&self, address: Address, length: usize) -> Result<()> {
         self.range(address, length).map(drop).ok_or(INVALID_VALUE)
     }
 
     /// What is known about memory; nothing = pageable host memory, which the device cannot reach.
-    pub(super) fn kind(&self, address: Address, length: usize) -> Option<Kind> {
+    pub(crate) fn kind(&self, address: Address, length: usize) -> Option<Kind> {
         let known = self.range(address, length).map(|range| range.kind);
         let in_array = || self.arrays.values().any(|array| array.holds(address));
         known.or_else(|| in_array().then_some(Kind::Device))
     }
 
     /// Drops what is known about the range that begins at `start`.
-    pub(super) fn forget(&mut self, start: usize) -> Option<Range> {
+    pub(crate) fn forget(&mut self, start: usize) -> Option<Range> {
         let range = self.memory.remove(&start)?;
         if range.kind == Kind::Device {
             self.used[range.device] -= range.length;

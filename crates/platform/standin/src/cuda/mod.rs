@@ -1,24 +1,23 @@
 //! The CUDA driver API in front of the device: entry points, handles, contexts, streams, graphs.
 
-mod abi;
-mod capture;
-mod config;
-mod context;
-mod control;
-mod copy;
-mod device;
-mod driver;
-mod event;
-mod graph;
-mod graph_api;
-mod launch;
-mod lookup;
-mod memory;
-mod result;
-mod stream;
-mod stream_api;
-mod submit;
-mod trap;
+pub(crate) mod abi;
+pub(crate) mod capture;
+pub(crate) mod config;
+pub(crate) mod context;
+pub(crate) mod control;
+pub(crate) mod copy;
+pub(crate) mod device;
+pub(crate) mod driver;
+pub(crate) mod event;
+pub(crate) mod graph;
+pub(crate) mod graph_api;
+pub(crate) mod launch;
+pub(crate) mod lookup;
+pub(crate) mod memory;
+pub(crate) mod result;
+pub(crate) mod stream;
+pub(crate) mod stream_api;
+pub(crate) mod submit;
 
 use driver::Driver;
 use result::Result;
@@ -44,7 +43,7 @@ macro_rules! api {
         )*)?
 
         /// Symbols and addresses of this file's entry points.
-        pub(in crate::cuda) fn entries() -> Vec<(&'static str, usize)> {
+        pub(crate) fn entries() -> Vec<(&'static str, usize)> {
             vec![
                 $((stringify!($name), $name as *const () as usize),)*
                 $($(
@@ -61,7 +60,7 @@ macro_rules! entry {
     ($name:ident ($($argument:ident: $type:ty),* $(,)?) |$driver:ident| $body:block) => {
         #[cfg_attr(not(test), unsafe(no_mangle))]
         #[allow(non_snake_case, reason = "the API's own names")]
-        pub(in crate::cuda) extern "C" fn $name($($argument: $type),*) -> i32 {
+        pub(crate) extern "C" fn $name($($argument: $type),*) -> i32 {
             $crate::cuda::enter(stringify!($name), |$driver| $body)
         }
     };

@@ -4,16 +4,16 @@ use std::ffi::CStr;
 
 /// A `CUresult` other than success.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Error(pub(super) i32);
+pub(crate) struct Error(pub(crate) i32);
 
-pub(super) type Result<T> = std::result::Result<T, Error>;
+pub(crate) type Result<T> = std::result::Result<T, Error>;
 
 macro_rules! codes {
     ($($name:ident = $code:literal, $text:literal, $meaning:literal;)*) => {
-        $(pub(super) const $name: Error = Error($code);)*
+        $(pub(crate) const $name: Error = Error($code);)*
 
         /// Name and meaning of a code.
-        pub(super) fn describe(code: i32) -> Option<(&'static CStr, &'static CStr)> {
+        pub(crate) fn describe(code: i32) -> Option<(&'static CStr, &'static CStr)> {
             match code {
                 0 => Some((c"CUDA_SUCCESS", c"no error")),
                 $($code => Some(($text, $meaning)),)*

@@ -11,9 +11,9 @@ use super::{
 use crate::core::engine::LaneId;
 
 /// Greatest and least priority of a stream.
-pub(super) const PRIORITIES: (i32, i32) = (-5, 0);
+pub(crate) const PRIORITIES: (i32, i32) = (-5, 0);
 /// `CU_STREAM_NON_BLOCKING`.
-pub(super) const NON_BLOCKING: u32 = 1;
+pub(crate) const NON_BLOCKING: u32 = 1;
 
 /// Handles that mean default streams whichever way a program was built.
 const LEGACY: Handle = 1;
@@ -21,36 +21,36 @@ const PER_THREAD: Handle = 2;
 
 /// Which default stream a null handle means: that depends on the entry point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Null {
+pub(crate) enum Null {
     Legacy,
     PerThread,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     /// Waits for every blocking stream of its context, and they for it.
     Legacy,
     PerThread,
     Created,
 }
 
-pub(super) struct Stream {
-    pub(super) context: Handle,
-    pub(super) device: usize,
-    pub(super) lane: LaneId,
-    pub(super) kind: Kind,
-    pub(super) flags: u32,
-    pub(super) priority: i32,
+pub(crate) struct Stream {
+    pub(crate) context: Handle,
+    pub(crate) device: usize,
+    pub(crate) lane: LaneId,
+    pub(crate) kind: Kind,
+    pub(crate) flags: u32,
+    pub(crate) priority: i32,
     /// The last command that was submitted.
-    pub(super) last: Option<Mark>,
+    pub(crate) last: Option<Mark>,
     /// The capture that it belongs to.
-    pub(super) capture: Option<Handle>,
+    pub(crate) capture: Option<Handle>,
     /// Nodes of the capture that the next one depends on.
-    pub(super) tail: Vec<Handle>,
+    pub(crate) tail: Vec<Handle>,
 }
 
 impl Stream {
-    pub(super) fn new(
+    pub(crate) fn new(
         context: Handle,
         device: usize,
         lane: LaneId,
@@ -71,14 +71,14 @@ impl Stream {
         }
     }
 
-    pub(super) fn is_blocking(&self) -> bool {
+    pub(crate) fn is_blocking(&self) -> bool {
         self.kind != Kind::Legacy && self.flags & NON_BLOCKING == 0
     }
 }
 
 impl Driver {
     /// The stream that a handle means in the calling thread.
-    pub(super) fn stream(&self, handle: Handle, null: Null) -> Result<Handle> {
+    pub(crate) fn stream(&self, handle: Handle, null: Null) -> Result<Handle> {
         let handle = match (handle, null) {
             (0, Null::Legacy) => LEGACY,
             (0, Null::PerThread) => PER_THREAD,
@@ -108,7 +108,7 @@ impl Driver {
         Ok(stream)
     }
 
-    pub(super) fn open_stream(
+    pub(crate) fn open_stream(
         &self,
         context: Handle,
         kind: Kind,
@@ -129,7 +129,7 @@ impl Driver {
     }
 
     /// The commands that a synchronization of the stream waits for.
-    pub(super) fn stream_marks(&self, stream: Handle) -> Result<Vec<Mark>> {
+    pub(crate) fn stream_marks(&self, stream: Handle) -> Result<Vec<Mark>> {
         let mut tables = self.tables();
         let mut marks = tables.implicit(stream)?;
         marks.extend(tables.stream(stream)?.last.clone());
@@ -139,7 +139,7 @@ impl Driver {
 
 impl Tables {
     /// What a command of the stream waits for because of the legacy default stream.
-    pub(super) fn implicit(&mut self, handle: Handle) -> Result<Vec<Mark>> {
+    pub(crate) fn implicit(&mut self, handle: Handle) -> Result<Vec<Mark>> {
         let stream = self.stream(handle)?;
         let (kind, context) = (stream.kind, stream.context);
         let blocking = stream.is_blocking();

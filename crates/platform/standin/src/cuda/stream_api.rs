@@ -83,7 +83,7 @@ impl Driver {
     }
 
     /// The operation on a word that the API's arguments mean.
-    pub(super) fn memory_operation(&self, operation: &MemoryOperation) -> Result<Option<Work>> {
+    pub(crate) fn memory_operation(&self, operation: &MemoryOperation) -> Result<Option<Work>> {
         let wide = matches!(operation.operation, WAIT_64 | WRITE_64);
         let word = Word {
             address: operation.address,
@@ -184,7 +184,7 @@ impl Driver {
 }
 
 /// The API's arguments for an operation on a word; `None` for other work.
-pub(super) fn operation_of(work: &Work) -> Option<MemoryOperation> {
+pub(crate) fn operation_of(work: &Work) -> Option<MemoryOperation> {
     let (word, operation, flags) = match work {
         Work::Write(word) => (word, if word.wide { WRITE_64 } else { WRITE_32 }, 0),
         Work::Wait(Wait { word, condition }) => {

@@ -15,7 +15,7 @@ use crate::core::{
 const ROOM: usize = 1_000;
 
 /// What became of a command.
-pub(super) enum Submitted {
+pub(crate) enum Submitted {
     /// It is on its way; the mark says when it is done.
     Queued(Mark),
     /// It became a node of a graph.
@@ -24,7 +24,7 @@ pub(super) enum Submitted {
 
 impl Driver {
     /// Submits `work`, in this order, to a stream.
-    pub(super) fn submit(
+    pub(crate) fn submit(
         &self,
         stream: Handle,
         kind: NodeKind,
@@ -34,7 +34,7 @@ impl Driver {
     }
 
     /// As [`Driver::submit`], but also after `after` has completed.
-    pub(super) fn submit_after(
+    pub(crate) fn submit_after(
         &self,
         stream: Handle,
         kind: NodeKind,
@@ -55,7 +55,7 @@ impl Driver {
     }
 
     /// Submits a graph.
-    pub(super) fn submit_graph(&self, stream: Handle, executable: Handle) -> Result<Submitted> {
+    pub(crate) fn submit_graph(&self, stream: Handle, executable: Handle) -> Result<Submitted> {
         self.wait_for_room(stream)?;
         let mut tables = self.tables();
         tables.check_implicit_capture(stream)?;
@@ -92,7 +92,7 @@ impl Driver {
     }
 
     /// Waits until the command is done, if it is on its way at all.
-    pub(super) fn finish(&self, submitted: Submitted) {
+    pub(crate) fn finish(&self, submitted: Submitted) {
         if let Submitted::Queued(mark) = submitted {
             self.machine.wait(&[mark]);
         }

@@ -1,0 +1,89 @@
+//! Options of every scenario that is a mix of tasks.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::Mix;
+use super::file::{parse_device, parse_time};
+use super::peers::{self, Peer};
+use crate::UsageError;
+use crate::worker::Device;
+
+/// Options of every scenario that is a mix of tasks.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct MixOptions {
+    /// Device to run on [default: cpu].
+    #[arg(long, value_name = "NAME", value_parser = parse_device)]
+    device: Option<Device>,
+    /// Length of each phase, with its unit, for example 20s or 2h.
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    duration: Option<Duration>,
+    /// Measure every way of scheduling in turn, N times each.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=99))]
+    rounds: Option<u32>,
+    /// Length of the phase of each task alone.
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    standalone: Option<Duration>,
+    /// Short phases, one round, no peers: what has too few requests is not judged, and fails nothing.
+    #[arg(long)]
+    pub(super) quick: bool,
+    /// Also measure somebody else's scheduler: auto (those that the machine has), none, nice, mps, or
+    /// NAME=CMD, where CMD goes before each worker's command line; {priority}, {rank} (0 is the most
+    /// urgent) and {task} stand for the task's, {command} for the worker's command line.
+    #[arg(long, value_name = "PEER", default_value = "auto")]
+    peer: Vec<String>,
+    /// Preemption level to ask for; the best that works by default.
+    #[arg(long, value_name = "LEVEL", value_parser = clap::value_parser!(u8).range(1..=3))]
+    level: Option<u8>,
+    /// Seed of weights, inputs, arrivals at random and intervals.
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Directory of the results [default: ./results/<time stamp>].
+    #[arg(long, value_name = "DIR")]
+    pub(super) out: Option<PathBuf>,
+    /// Print run.json on standard output, and the text for people on standard error.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// Length of a phase with `--quick`.
+const QUICK: Duration = Duration::from_secs(8);
+
+impl MixOptions {
+    /// The device that is asked for.
+    pub(crate) fn device(&self) -> Device {
+        self.device.unwrap_or(Device::Cpu)
+    }
+
+    /// A device that is asked for though the scenario has its own.
+    pub(crate) fn other_device(&self) -> Option<Device> {
+        self.device
+    }
+
+    /// What is asked for goes before what the scenario says.
+    pub(crate) fn apply(&self, mix: &mut Mix) {
+        if self.quick {
+            (mix.duration, mix.rounds) = (mix.duration.min(QUICK), 1);
+        }
+        mix.extend &= !self.quick && self.duration.is_none();
+        mix.duration = self.duration.unwrap_or(mix.duration);
+        mix.rounds = self.rounds.unwrap_or(mix.rounds);
+        mix.standalone = self.standalone.or(mix.standalone);
+        mix.seed = self.seed.unwrap_or(mix.seed);
+        mix.level = self.level.or(mix.level);
+    }
+
+    /// The peers, and notes on those that are not here.
+    #[allow(clippy::type_complexity)]
+    pub(super) fn peers(
+        &self,
+        device: Device,
+    ) -> Result<(Vec<Box<dyn Peer>>, Vec<String>), UsageError> {
+        if self.quick && self.peer == ["auto"] {
+            return Ok(Default::default());
+        }
+        peers::chosen(&self.peer, device).map_err(UsageError)
+    }
+}

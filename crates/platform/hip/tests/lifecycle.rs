@@ -1,0 +1,194 @@
+//! Processes that load, end, fork or exec, with a closed gate or without.
+
+mod common;
+
+use std::{
+    os::unix::process::{CommandExt, ExitStatusExt},
+    process::{Command, ExitStatus},
+    thread,
+};
+
+use common::{
+    Gated, Handle, Hip, NON_BLOCKING, PER_THREAD, SUCCESS,
+    Value::{Address, Word},
+    observed, preloaded,
+    shared::{LOCAL, View, a_moment, said, text},
+    shim, shimmed, value,
+};
+
+/// A stream with one command behind a closed gate, and the word that the command will write.
+fn held(hip: &Hip) -> (Gated<'_>, &'static std::sync::atomic::AtomicU32) {
+    let (gated, place) = (Gated::stream(hip, hip.stream(NON_BLOCKING)), hip.word());
+    gated.close();
+    hip.write(gated.stream, place, 1);
+    a_moment();
+    assert_eq!(value(place), 0);
+    (gated, place)
+}
+
+fn threads() -> usize {
+    std::fs::read_dir("/proc/self/task").unwrap().count()
+}
+
+/// The user's trials: `import torch` and `tensor.cuda()` hung under the preload.
+#[test]
+fn loading_the_runtime_and_copying_to_the_device_start_nothing_and_end() {
+    shimmed(&[LOCAL], |hip| {
+        // The runtime's own threads come with the first call.
+        let memory = hip.alloc(4096);
+        let before = threads();
+        ok!(hip, hipStreamSynchronize(0 => Handle));
+        assert!(View::own().is_none(), "nothing was submitted");
+        assert_eq!(threads(), before);
+        let bytes = [7_u8; 4096];
+        ok!(hip, hipMemcpy(
+            memory => usize, bytes.as_ptr().addr() => usize, 4096 => usize, 1 => i32,
+        ));
+        let mut back = [0_u8; 4096];
+        ok!(hip, hipMemcpyDtoH(back.as_mut_ptr() => *mut u8, memory => usize, 4096 => usize));
+        assert_eq!(back, bytes);
+        ok!(hip, hipFree(memory => usize));
+    });
+}
+
+/// What ends a process, and how that looks from outside.
+type Exit = (&'static str, fn(), fn(ExitStatus) -> bool);
+
+const EXITS: [Exit; 4] = [
+    ("return", || (), |status| status.code() == Some(0)),
+    (
+        "exit",
+        || std::process::exit(7),
+        |status| status.code() == Some(7),
+    ),
+    (
+        "exit in another thread",
+        || {
+            thread::spawn(|| std::process::exit(8)).join().unwrap();
+        },
+        |status| status.code() == Some(8),
+    ),
+    (
+        "SIGTERM",
+        || {
+            // SAFETY: ends this process.
+            unsafe { libc::raise(libc::SIGTERM) };
+        },
+        |status| status.signal() == Some(libc::SIGTERM),
+    ),
+];
+
+/// The user's trials: processes crashed at exit (code 139).
+#[test]
+fn a_process_ends_behind_a_closed_gate_as_it_would_without() {
+    let shim = shim();
+    for (name, exit, expected) in EXITS {
+        let variables = preloaded(&shim, &[LOCAL, ("EXIT", name), ("STANDIN_EXIT", "wait")]);
+        let output = observed(&variables, |hip| {
+            if common::told("EXIT") == name {
+                held(hip);
+                exit();
+            }
+        });
+        if let Some(output) = output {
+            assert!(expected(output.status), "{name}: {}", text(&output));
+            said(&output, None);
+        }
+    }
+}
+
+/// Forks; the child runs `body` and ends with its result. The parent gets that.
+fn in_child(body: impl FnOnce() -> i32) -> i32 {
+    // SAFETY: the child runs nothing that needs the other threads.
+    match unsafe { libc::fork() } {
+        0 => {
+            let code = body();
+            // SAFETY: ends the child without this process's handlers.
+            unsafe { libc::_exit(code) }
+        }
+        child => {
+            let mut status = 0;
+            // SAFETY: a child of ours; a valid place for the result.
+            assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+            ExitStatus::from_raw(status).code().expect("no signal")
+        }
+    }
+}
+
+/// The user's trials: children of `multiprocessing` inherited a broken context.
+#[test]
+fn a_fork_changes_nothing_for_parent_and_child() {
+    shimmed(&[LOCAL], |hip| {
+        let add = hip.function("add_u32");
+        let (gated, place) = held(hip);
+        let child = in_child(|| {
+            // As without the shim: the stand-in's driver does not work in a fork's child.
+            let values = [Address(place.as_ptr().addr()), Word(1)];
+            let launched = hip.launch(gated.stream, add, &values);
+            let waited = cu!(hip, hipStreamSynchronize(gated.stream => Handle));
+            let nothing_of_ours = View::own().is_none() && threads() == 1;
+            i32::from((launched, waited) == (3, 3) && nothing_of_ours)
+        });
+        assert_eq!(child, 1);
+        // The same with exit handlers.
+        assert_eq!(in_child(|| std::process::exit(5)), 5);
+        assert_eq!(value(place), 0, "the parent is held as before");
+        gated.open();
+        hip.synchronize(gated.stream);
+        assert_eq!(value(place), 1);
+    });
+}
+
+#[test]
+fn a_fork_before_the_first_call_gives_each_process_a_scheduler_of_its_own() {
+    shimmed(&[LOCAL], |hip| {
+        let child = in_child(|| {
+            let (gated, place) = held(hip);
+            gated.open();
+            hip.synchronize(gated.stream);
+            i32::try_from(value(place)).unwrap()
+        });
+        assert_eq!(child, 1);
+        let (gated, place) = held(hip);
+        gated.open();
+        hip.synchronize(gated.stream);
+        assert_eq!(value(place), 1);
+    });
+}
+
+#[test]
+fn exec_while_held_starts_afresh() {
+    let shim = shim();
+    let output = observed(&preloaded(&shim, &[LOCAL]), |hip| {
+        held(hip);
+        let script = "ls -l /proc/self/fd | grep -c memfd; ls /proc/$$/task | wc -l; exit 3";
+        panic!("{}", Command::new("sh").args(["-c", script]).exec());
+    });
+    if let Some(output) = output {
+        assert_eq!(output.status.code(), Some(3), "{}", text(&output));
+        assert!(text(&output).ends_with("0\n1\n"), "{}", text(&output));
+    }
+}
+
+#[test]
+fn streams_end_behind_a_closed_gate_and_threads_come_and_go() {
+    shimmed(&[LOCAL], |hip| {
+        for _ in 0..20 {
+            let (gated, place) = held(hip);
+            ok!(hip, hipStreamDestroy(gated.stream => Handle));
+            ok!(hip, hipDeviceSynchronize());
+            assert_eq!(value(place), 1, "what was held has completed");
+        }
+        let (place, add) = (hip.word(), hip.function("add_u32"));
+        for _ in 0..100 {
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    let values = [Address(place.as_ptr().addr()), Word(1)];
+                    assert_eq!(hip.launch(PER_THREAD, add, &values), SUCCESS);
+                    hip.synchronize(PER_THREAD);
+                });
+            });
+        }
+        assert_eq!(value(place), 100);
+    });
+}

@@ -1,0 +1,186 @@
+//! Modules, functions that programs register at their start, and launches of all forms.
+
+use std::{
+    collections::HashMap,
+    sync::{LazyLock, Mutex, MutexGuard, PoisonError},
+};
+
+use super::api;
+use crate::cuda::{
+    abi::{Extra, Handle, In, Out, Parameters, Text, code},
+    driver::Driver,
+    launch::*,
+    result::INVALID_VALUE,
+    stream::Null,
+};
+
+/// `hipErrorInvalidDeviceFunction`.
+const INVALID_DEVICE_FUNCTION: i32 = 98;
+
+/// `dim3`.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Dim3([u32; 3]);
+
+/// By the address that the program launches.
+#[derive(Default)]
+struct Registered {
+    names: HashMap<usize, String>,
+    /// By address and context.
+    functions: HashMap<(usize, Handle), Handle>,
+}
+
+fn registered() -> MutexGuard<'static, Registered> {
+    static REGISTERED: LazyLock<Mutex<Registered>> = LazyLock::new(Mutex::default);
+    REGISTERED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The function that an address of the program's means in the calling thread's context.
+fn function(host: usize) -> Option<Handle> {
+    let context = Driver::get().current().ok()?;
+    let mut registered = registered();
+    if let Some(&known) = registered.functions.get(&(host, context)) {
+        return Some(known);
+    }
+    let name = registered.names.get(&host)?;
+    let made = Driver::get().function_named(name).ok()?;
+    registered.functions.insert((host, context), made);
+    Some(made)
+}
+
+fn launch(host: usize, parameters: Parameters, stream: Handle, null: Null) -> i32 {
+    let driver = Driver::get();
+    let Some(function) = function(host) else {
+        return INVALID_DEVICE_FUNCTION;
+    };
+    let stream = driver.stream(stream, null);
+    code(stream.and_then(|stream| driver.launch(stream, function, parameters, Extra::NONE)))
+}
+
+#[cfg_attr(not(test), unsafe(no_mangle))]
+#[allow(non_snake_case, reason = "the API's own name")]
+extern "C" fn __hipRegisterFatBinary(image: usize) -> usize {
+    image.max(1)
+}
+
+#[cfg_attr(not(test), unsafe(no_mangle))]
+#[allow(non_snake_case, reason = "the API's own name")]
+extern "C" fn __hipRegisterFunction(
+    _modules: usize,
+    host: usize,
+    _device_function: Text,
+    name: Text,
+    _threads: u32,
+) {
+    if let Ok(name) = name.read() {
+        registered().names.insert(host, name);
+    }
+}
+
+#[cfg_attr(not(test), unsafe(no_mangle))]
+#[allow(non_snake_case, reason = "the API's own name")]
+extern "C" fn __hipUnregisterFatBinary(_modules: usize) {}
+
+/// What programs call before `main`.
+pub(super) fn registration() -> [(&'static str, usize); 3] {
+    [
+        (
+            "__hipRegisterFatBinary",
+            __hipRegisterFatBinary as *const () as usize,
+        ),
+        (
+            "__hipRegisterFunction",
+            __hipRegisterFunction as *const () as usize,
+        ),
+        (
+            "__hipUnregisterFatBinary",
+            __hipUnregisterFatBinary as *const () as usize,
+        ),
+    ]
+}
+
+/// `hipLaunchParams`, of a launch on several devices.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct OneOfSeveral {
+    function: usize,
+    dimensions: [u32; 6],
+    parameters: Parameters,
+    shared: usize,
+    stream: Handle,
+}
+
+// SAFETY: integers, and a pointer behind a type of `abi`.
+unsafe impl crate::cuda::abi::Plain for OneOfSeveral {}
+
+const _: () = assert!(size_of::<OneOfSeveral>() == 56);
+
+api! {
+    fn hipModuleLoadData(module: Out<Handle>, image: In<u8>) { cuModuleLoadData(module, image) }
+    fn hipModuleUnload(module: Handle) { cuModuleUnload(module) }
+    fn hipModuleGetFunction(function: Out<Handle>, module: Handle, name: Text) {
+        cuModuleGetFunction(function, module, name)
+    }
+    fn hipLaunchKernel(
+        host: usize, _grid: Dim3, _block: Dim3, parameters: Parameters, _shared: usize,
+        stream: Handle,
+    ) {
+        launch(host, parameters, stream, Null::Legacy)
+    }
+    fn hipLaunchKernel_spt(
+        host: usize, _grid: Dim3, _block: Dim3, parameters: Parameters, _shared: usize,
+        stream: Handle,
+    ) {
+        launch(host, parameters, stream, Null::PerThread)
+    }
+    fn hipLaunchCooperativeKernel(
+        host: usize, _grid: Dim3, _block: Dim3, parameters: Parameters, _shared: u32,
+        stream: Handle,
+    ) {
+        launch(host, parameters, stream, Null::Legacy)
+    }
+    fn hipLaunchCooperativeKernelMultiDevice(list: In<OneOfSeveral>, count: i32, _flags: u32) {
+        let list = list.list(usize::try_from(count).unwrap_or(0));
+        let results = list.map(|list| {
+            let one = |one: &OneOfSeveral| {
+                launch(one.function, one.parameters, one.stream, Null::Legacy)
+            };
+            list.iter().map(one).find(|&result| result != 0).unwrap_or(0)
+        });
+        results.unwrap_or(INVALID_VALUE.0)
+    }
+    fn hipExtLaunchKernel(
+        host: usize, _grid: Dim3, _block: Dim3, parameters: Parameters, _shared: usize,
+        stream: Handle, _start: Handle, _stop: Handle, _flags: i32,
+    ) {
+        launch(host, parameters, stream, Null::Legacy)
+    }
+    fn hipModuleLaunchKernel(
+        function: Handle, grid_x: u32, grid_y: u32, grid_z: u32, block_x: u32, block_y: u32,
+        block_z: u32, shared: u32, stream: Handle, parameters: Parameters, extra: Extra,
+    ) {
+        cuLaunchKernel(
+            function, grid_x, grid_y, grid_z, block_x, block_y, block_z, shared, stream,
+            parameters, extra,
+        )
+    }
+    fn hipModuleLaunchCooperativeKernel(
+        function: Handle, grid_x: u32, grid_y: u32, grid_z: u32, block_x: u32, block_y: u32,
+        block_z: u32, shared: u32, stream: Handle, parameters: Parameters,
+    ) {
+        cuLaunchCooperativeKernel(
+            function, grid_x, grid_y, grid_z, block_x, block_y, block_z, shared, stream,
+            parameters,
+        )
+    }
+    fn hipExtModuleLaunchKernel(
+        function: Handle, grid_x: u32, grid_y: u32, grid_z: u32, block_x: u32, block_y: u32,
+        block_z: u32, _shared: usize, stream: Handle, parameters: Parameters, extra: Extra,
+        _start: Handle, _stop: Handle, _flags: u32,
+    ) {
+        cuLaunchKernel(
+            function, grid_x, grid_y, grid_z, block_x, block_y, block_z, 0, stream, parameters,
+            extra,
+        )
+    }
+}
