@@ -16,7 +16,10 @@ use std::{
     },
 };
 
-use xsched_shim::state::{self, guarded};
+use xsched_shim::{
+    process::PerProcess,
+    state::{self, guarded},
+};
 use xsched_wire::Level;
 
 use crate::streams;
@@ -74,13 +77,11 @@ struct Queues {
     refused: Option<String>,
 }
 
-static QUEUES: Mutex<Queues> = Mutex::new(Queues {
-    known: Vec::new(),
-    refused: None,
-});
+/// A forked child has none of its parent's queues.
+static QUEUES: PerProcess<Mutex<Queues>> = PerProcess::new();
 
 fn queues() -> MutexGuard<'static, Queues> {
-    QUEUES.lock().unwrap_or_else(PoisonError::into_inner)
+    QUEUES.get().lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Why level 3 is refused; `None`: it works.

@@ -45,8 +45,9 @@ impl Config {
         Self {
             devices: visible(
                 physical,
-                text("CUDA_VISIBLE_DEVICES")
-                    .or_else(|| text("HIP_VISIBLE_DEVICES"))
+                env::var("CUDA_VISIBLE_DEVICES")
+                    .or_else(|_| env::var("HIP_VISIBLE_DEVICES"))
+                    .ok()
                     .as_deref(),
             ),
             shared: text("STANDIN_SHM").map(PathBuf::from),
