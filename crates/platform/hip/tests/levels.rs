@@ -3,7 +3,11 @@
 
 mod common;
 
-use std::sync::atomic::Ordering::SeqCst;
+use std::{
+    io::{BufRead, BufReader},
+    process::Stdio,
+    sync::atomic::Ordering::SeqCst,
+};
 
 use common::{
     Gated, Handle, Hip, NON_BLOCKING, SUCCESS,
@@ -202,17 +206,40 @@ fn with_several_gpus_in_a_process_it_is_level_2() {
 /// nobody was told.
 #[test]
 fn a_preload_without_a_scheduler_says_so_once_and_runs() {
-    let folder = tempfile::tempdir().unwrap();
-    let socket = folder.path().join("none.sock");
-    let variables = [("XSCHED_SOCKET", socket.to_str().unwrap())];
-    shimmed_saying(Some("no scheduler at"), &variables, |hip| {
-        let place = hip.word();
-        for number in 1..100 {
-            hip.write(0, place, number);
-        }
-        hip.synchronize(0);
-        assert_eq!((value(place), level()), (99, 0));
+    scene(&[("client", lone_client)], || {
+        let folder = tempfile::tempdir().unwrap();
+        let (socket, shim) = (folder.path().join("none.sock"), shim());
+        common::runtime();
+        let variable = ("XSCHED_SOCKET", socket.to_str().unwrap());
+        let mut client = support::command("client", &preloaded(&shim, &[variable]))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(client.stderr.take().unwrap()).lines();
+        let mut said = lines.by_ref().map_while(Result::ok);
+        // The agent's thread says it in its own time; the client stays until then.
+        assert!(said.any(|line| line.contains("no scheduler at")));
+        drop(client.stdin.take());
+        assert!(client.wait().unwrap().success());
+        let more: Vec<_> = lines.map_while(Result::ok).collect();
+        assert!(
+            more.iter().all(|line| !line.starts_with("xsched")),
+            "{more:?}"
+        );
     });
+}
+
+fn lone_client() {
+    let hip = Hip::load();
+    let place = hip.word();
+    for number in 1..100 {
+        hip.write(0, place, number);
+    }
+    hip.synchronize(0);
+    assert_eq!((value(place), level()), (99, 0));
+    support::listen();
 }
 
 /// A client that is held by its daemon with a command behind the gate.
