@@ -10,9 +10,10 @@ use anyhow::{Result, bail};
 /// A program, and the Debian package that has it.
 const PROGRAMS: &[(&str, &str)] = &[("cc", "gcc"), ("python3", "python3")];
 /// A file, and the Debian package that has it: runtimes to test with, programs that use them, an X server
-/// without a screen.
+/// without a screen, a browser to look at reports.
 const FILES: &[(&str, &str)] = &[
     ("/usr/bin/Xvfb", "xvfb"),
+    ("/usr/bin/chromium", "chromium"),
     ("/etc/OpenCL/vendors/pocl.icd", "pocl-opencl-icd"),
     ("/usr/include/CL/cl.h", "ocl-icd-opencl-dev"),
     ("/usr/bin/clinfo", "clinfo"),

@@ -7,7 +7,9 @@
 
 #![deny(unsafe_code)]
 
+pub mod diff;
 pub mod scenario;
+pub mod show;
 
 pub(crate) mod clock;
 pub mod daemon;
@@ -47,9 +49,21 @@ use phase::Limits;
 /// Arguments of `xsched bench`.
 #[derive(Debug, clap::Args)]
 pub struct BenchArgs {
-    /// What to run.
+    /// What to run, or which run to look at.
     #[command(subcommand)]
-    pub scenario: scenario::Selected,
+    pub action: Action,
+}
+
+/// What `xsched bench` can do.
+#[derive(Debug, Clone, clap::Subcommand)]
+pub enum Action {
+    /// Measure.
+    #[command(flatten)]
+    Scenario(scenario::Selected),
+    /// Show a run, complete or not: a summary here, and report.html in its folder.
+    Show(show::ShowArgs),
+    /// Compare two runs of the same scenario: what changed, and what cannot be told apart.
+    Diff(diff::DiffArgs),
 }
 
 /// What a benchmark needs to know of the program that it runs in.
@@ -125,7 +139,12 @@ pub struct UsageError(pub String);
 /// Runs a benchmark: exit code 0 on pass, 1 on a failed verdict or run, 130 on Ctrl-C. A
 /// [`UsageError`] means exit code 2.
 pub fn run(args: BenchArgs, mut context: Context) -> anyhow::Result<ExitCode> {
-    let outcome = args.scenario.run(&mut context).or_else(|error| {
+    let scenario = match args.action {
+        Action::Scenario(scenario) => scenario,
+        Action::Show(args) => return show::run(&args, &mut context),
+        Action::Diff(args) => return diff::run(&args, &mut context),
+    };
+    let outcome = scenario.run(&mut context).or_else(|error| {
         match error.downcast_ref::<phase::Failure>() {
             Some(phase::Failure::Interrupted(signal)) => {
                 writeln!(context.stderr, "interrupted by {signal}")?;

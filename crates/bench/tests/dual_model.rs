@@ -19,7 +19,12 @@ use xsched_bench::stats::Interval;
 const STANDALONE_FILES: [&str; 2] = ["standalone_result.json", "standalone_samples.csv"];
 const BASELINE_FILES: [&str; 2] = ["baseline_result.json", "baseline_samples.csv"];
 const SCHEDULED_FILES: [&str; 2] = ["scheduled_samples.csv", "xsched_result.json"];
-const ALWAYS: [&str; 3] = ["manifest.json", "phase4_dual_model_report.md", "run.json"];
+const ALWAYS: [&str; 4] = [
+    "manifest.json",
+    "phase4_dual_model_report.md",
+    "report.html",
+    "run.json",
+];
 
 fn sorted(groups: &[&[&str]]) -> Vec<String> {
     let mut names: Vec<String> = groups

@@ -2,9 +2,15 @@
 //! show` and the page [`html`] are made. Of a dual-model run also what its document asks for: on the
 //! terminal, as Markdown, as JSON.
 
+pub mod diff;
 pub mod figures;
 pub mod html;
 pub mod samples;
+pub mod summary;
+pub mod tables;
+
+#[cfg(test)]
+pub(crate) mod examples_of_runs;
 
 mod json;
 mod markdown;

@@ -580,6 +580,8 @@ impl<'a> Experiment<'a> {
         let document = report::document(&self.record)?;
         store.write_text(REPORT, &report::markdown(&self.record)?)?;
         store.write_output(&document)?;
+        let page = html::write(store.dir())?;
+        console.line(&format!("      {}", page.display()));
         if let Some(failure) = &self.record.failure {
             let missing = failure.missing.join(", ");
             console.line(&format!(

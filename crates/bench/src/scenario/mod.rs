@@ -142,7 +142,10 @@ mod tests {
             words.extend((scenario.name() == "custom").then_some("mine.toml"));
             let matches = command.clone().try_get_matches_from(words).unwrap();
             let args = crate::BenchArgs::from_arg_matches(&matches).unwrap();
-            assert_eq!(args.scenario.scenario().name(), scenario.name());
+            let crate::Action::Scenario(found) = args.action else {
+                panic!("{} is no scenario", scenario.name());
+            };
+            assert_eq!(found.scenario().name(), scenario.name());
             assert!(!scenario.measures().is_empty() && !scenario.passes_when().is_empty());
         }
         assert!(

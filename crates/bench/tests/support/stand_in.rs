@@ -1,7 +1,7 @@
 //! Stands in for the command `xsched` in the tests of the harness: workers that behave, hang, die
 //! or run out of memory.
 //!
-//! `run … --name NAME -- CMD` becomes CMD. `serve --socket PATH` listens. `worker …` speaks the
+//! `bench …` is the benchmark. `run … --name NAME -- CMD` becomes CMD. `serve --socket PATH` listens. `worker …` speaks the
 //! worker protocol; its figures are made up from its options, so that the tests know them. What it
 //! does is looked up in `STAND_IN`, a list `PHASE/NAME=BEHAVIOUR;…` with the phases `off` and
 //! `scheduled`; what is not listed behaves well and at once. The value `real` makes every worker a
@@ -26,11 +26,18 @@ struct RealWorker {
     worker: WorkerArgs,
 }
 
+/// The command line of `xsched bench`.
+#[derive(Parser)]
+enum RealCommand {
+    Bench(xsched_bench::BenchArgs),
+}
+
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let real = std::env::var("STAND_IN").is_ok_and(|value| value == "real");
     match words.first().map(String::as_str) {
         Some("run") => run(&words),
+        Some("bench") => bench(),
         Some("serve") => serve(&words),
         Some("worker") if real => {
             let args = RealWorker::parse_from(&words).worker;
@@ -39,6 +46,16 @@ fn main() -> ExitCode {
         Some("worker") => work(&words),
         _ => ExitCode::from(2),
     }
+}
+
+/// The benchmark itself, so that it can be killed like any process.
+fn bench() -> ExitCode {
+    let RealCommand::Bench(args) = RealCommand::parse();
+    let context = xsched_bench::Context::current("0.0.0-test").expect("signals can be taken");
+    xsched_bench::run(args, context).unwrap_or_else(|error| {
+        eprintln!("{error}");
+        ExitCode::from(2)
+    })
 }
 
 fn run(words: &[String]) -> ExitCode {

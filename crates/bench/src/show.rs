@@ -1,0 +1,96 @@
+//! `xsched bench show DIR`: the report of a run, made from its record.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode, Stdio};
+
+use clap::ValueEnum;
+
+use crate::report::{RunReport, html, summary};
+use crate::store::json_text;
+use crate::{Context, UsageError};
+
+/// Arguments of `xsched bench show`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ShowArgs {
+    /// Folder of the run, as --out gave it.
+    dir: PathBuf,
+    /// What to print; html prints the page, svg the latencies of the most urgent task as an image,
+    /// table the figures alone as Markdown.
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    format: Format,
+    /// Open report.html.
+    #[arg(long)]
+    open: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Text,
+    Markdown,
+    Json,
+    Csv,
+    Html,
+    Svg,
+    Table,
+}
+
+pub(crate) fn run(args: &ShowArgs, context: &mut Context) -> anyhow::Result<ExitCode> {
+    let report = RunReport::read(&args.dir).map_err(|error| UsageError(error.to_string()))?;
+    let text = match args.format {
+        Format::Text => summary::text(&report),
+        Format::Markdown => summary::markdown(&report),
+        Format::Json => json_text(&summary::document(&report)?)?,
+        Format::Csv => summary::csv(&report)?,
+        Format::Html => html::page(&report)?,
+        Format::Table => summary::markdown_figures(&report),
+        Format::Svg => html::figure(&report).ok_or_else(|| {
+            UsageError(format!(
+                "{}: no samples to draw; --format table shows the figures of the record",
+                args.dir.display()
+            ))
+        })?,
+    };
+    context.stdout.write_all(text.as_bytes())?;
+    if args.format != Format::Text && !args.open {
+        context.stdout.flush()?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    // A folder of somebody else's is shown as well, without the page.
+    let written = html::write_report(&args.dir, &report);
+    let people = match args.format {
+        Format::Text => &mut context.stdout,
+        _ => &mut context.stderr,
+    };
+    let path = match written {
+        Ok(path) => path,
+        Err(error) => {
+            writeln!(people, "no report.html: {error:#}")?;
+            return Ok(ExitCode::from(u8::from(args.open)));
+        }
+    };
+    writeln!(people, "{}", path.display())?;
+    if args.open && !open(&path) {
+        writeln!(
+            context.stderr,
+            "--open: no display, or xdg-open failed; open {} in a browser",
+            path.display()
+        )?;
+        return Ok(ExitCode::FAILURE);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn open(path: &std::path::Path) -> bool {
+    let display = ["DISPLAY", "WAYLAND_DISPLAY"];
+    if display.iter().all(|name| std::env::var_os(name).is_none()) {
+        return false;
+    }
+    let mut command = Command::new("xdg-open");
+    command
+        .arg(path)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
+}
