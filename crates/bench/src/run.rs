@@ -180,6 +180,17 @@ pub struct Failure {
     pub partial_samples: Option<String>,
 }
 
+impl Failure {
+    /// What a record says of itself until its run has ended: the last word of one that was killed.
+    pub fn unfinished(phase: &str) -> Failure {
+        Failure {
+            phase: phase.to_owned(),
+            message: "the run has not ended: it is still going on, or it was killed".into(),
+            partial_samples: None,
+        }
+    }
+}
+
 /// Why a folder is not read as a run.
 #[derive(Debug, thiserror::Error)]
 pub enum Unreadable {

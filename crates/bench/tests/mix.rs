@@ -81,8 +81,8 @@ fn a_whole_run_is_judged_and_leaves_a_record() {
     assert!((run.checks[3].measured - 75.0).abs() < 0.5);
     assert_eq!(run.failure, None);
     assert_eq!(bench.json("manifest.json")["scenario"], "shop");
-    // A phase leaves its samples and their HDR log; beside them the record, report, summary, manifest.
-    assert_eq!(bench.files().len(), 2 * 8 + 4);
+    // A phase leaves its samples and their HDR log; beside them the record, reports, summary, manifest.
+    assert_eq!(bench.files().len(), 2 * 8 + 5);
 
     let samples = bench.text("xsched-2_samples.csv");
     assert_eq!(samples.matches("\nsearch,").count(), 400);
@@ -91,6 +91,7 @@ fn a_whole_run_is_judged_and_leaves_a_record() {
     // Two phases alone, and three ways twice with two tasks each, below the heading.
     assert_eq!(bench.text("summary.csv").lines().count(), 1 + 2 + 12);
     assert!(bench.text("report.md").contains("**Result: PASS**"));
+    assert!(bench.text("report.html").contains("id=\"distribution-0\""));
     assert!(ended.stdout.contains("shop: PASS"), "{}", ended.stdout);
 }
 

@@ -13,6 +13,7 @@ use super::{Arrival, Mix, Task, show};
 use crate::console::Console;
 use crate::manifest::{Manifest, stamp, timestamp};
 use crate::phase::{Failure, Measurement};
+use crate::report::html;
 use crate::run::{self, Contender, Grade, Kind, Phase, Run, TaskResult};
 use crate::session::{Scheduled, Session, Settings, Stop, samples_file};
 use crate::stats::{P99_REQUESTS, summarize};
@@ -131,7 +132,11 @@ impl Runner {
     }
 
     fn run_all(mut self, options: &MixOptions, context: &mut Context) -> anyhow::Result<Outcome> {
-        self.session.store.forget(&[run::FILE, REPORT, SUMMARY])?;
+        self.session
+            .store
+            .forget(&[run::FILE, REPORT, SUMMARY, html::FILE])?;
+        // Until it has ended: the last word of a run that was killed.
+        self.run.failure = Some(run::Failure::unfinished("measuring"));
         self.session.keep(MANIFEST, &self.run.manifest)?;
         let stopped = match self.measure() {
             Ok(()) => None,
@@ -139,6 +144,7 @@ impl Runner {
             Err(Stop::Error(error)) => return Err(error),
         };
         let interrupted = stopped.as_ref().is_some_and(|failed| failed.interrupted);
+        self.run.failure = None;
         match stopped {
             None => {
                 let evidence = Evidence {
@@ -158,6 +164,7 @@ impl Runner {
             }
         }
         self.keep()?;
+        html::write(self.session.store.dir())?;
         let folder = self.session.store.dir().display().to_string();
         let console = &mut self.session.console;
         console.stage(3, &format!("results in {folder}"));

@@ -405,7 +405,7 @@ impl<'a> Experiment<'a> {
         let file = samples_file(samples);
         let phase = record::phase(contender, round, started, duration, measured, file);
         self.run.phases.push(phase);
-        self.run.failure = Some(record::unfinished(&format!(
+        self.run.failure = Some(run::Failure::unfinished(&format!(
             "after {samples}, round {round}"
         )));
         self.run.notes.clone_from(&self.record.notes);

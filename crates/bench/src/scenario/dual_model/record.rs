@@ -49,17 +49,8 @@ pub(super) fn start(manifest: Manifest, device: &str, only: Option<Only>) -> Run
         phases: Vec::new(),
         checks: Vec::new(),
         notes: Vec::new(),
-        failure: Some(unfinished("prepare")),
+        failure: Some(Failure::unfinished("prepare")),
         manifest,
-    }
-}
-
-/// What a record says of itself until its run has ended: the last word of one that was killed.
-pub(super) fn unfinished(after: &str) -> Failure {
-    Failure {
-        phase: after.to_owned(),
-        message: "the run has not ended: it is still going on, or it was killed".into(),
-        partial_samples: None,
     }
 }
 
