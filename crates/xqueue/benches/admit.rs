@@ -39,7 +39,7 @@ impl HwQueue for Bare {
     fn set_share(&self, _: Share) -> Result<(), HwError> {
         Ok(())
     }
-    fn spacing(&self) -> Spacing {
+    fn spacing(&self, _: Level) -> Spacing {
         Spacing::Commands(u32::MAX)
     }
 }

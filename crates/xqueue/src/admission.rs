@@ -126,7 +126,7 @@ impl Admission {
             number: published.number,
         };
         if published.became_ready {
-            self.interval.break_off();
+            self.interval.idle();
             ring();
         }
         let due = published.number >= self.attention.load(Ordering::Relaxed);
@@ -143,7 +143,7 @@ impl Admission {
         match self.level() {
             None => Ok(()),
             Some(Level::Lv1) => self.attend_window(hw, number),
-            Some(Level::Lv2 | Level::Lv3) => self.attend_gate(hw, number),
+            Some(level) => self.attend_gate(hw, number, level),
         }
     }
 
@@ -178,13 +178,15 @@ impl Admission {
         Ok(())
     }
 
-    fn attend_gate<Q: HwQueue>(&self, hw: &Q, number: u64) -> Result<(), HwError> {
-        let spacing = hw.spacing();
+    fn attend_gate<Q: HwQueue>(&self, hw: &Q, number: u64, level: Level) -> Result<(), HwError> {
+        let spacing = hw.spacing(level);
         let commands = self.interval.commands(spacing);
         let due = self.claim(number, number + u64::from(commands));
         if due {
             let done = self.marks.done(self.slot);
-            self.interval.observe(spacing, Instant::now(), done);
+            if self.slot.block.is_open() {
+                self.interval.look(spacing, Instant::now(), done);
+            }
             if self.slot.block.forwarded_count() > done {
                 // Tells how far the device is: progress for the scheduler, and the bound below.
                 self.marks.place(hw, self.slot)?;
@@ -197,7 +199,7 @@ impl Admission {
                 Ok(())
             };
         }
-        self.interval.break_off();
+        self.interval.held();
         let mut behind_gate = self
             .behind_gate
             .lock()

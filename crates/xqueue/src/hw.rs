@@ -63,8 +63,8 @@ pub trait HwQueue: Send + Sync + 'static {
     /// Tells the hardware's slicer how to treat the queue (Lv3).
     fn set_share(&self, share: Share) -> Result<(), HwError>;
 
-    /// What is wanted between two gates; asked for anew at every gate.
-    fn spacing(&self) -> Spacing;
+    /// What is wanted between two gates at this level (2 or 3); asked for anew at every gate.
+    fn spacing(&self, level: Level) -> Spacing;
 
     /// Called by the agent every 10 to 100 ms: a chance to see whether what was set still stands.
     fn tend(&self) {}

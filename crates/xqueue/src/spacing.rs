@@ -1,13 +1,14 @@
 //! How many commands go between two gates: as many as keep the device busy for a set time.
 //!
 //! A gate costs the device a few µs, whatever the commands take, so what is held constant is time,
-//! not a number. How long commands take is seen from the marks that stand with the gates, over
-//! stretches in which the queue had work and was not held.
+//! not a number. How long commands take is seen from the marks that stand with the gates, between looks
+//! at them with no pause in between: the queue had work all the time, and was not held. Where a queue is
+//! held so often that there are no two such looks, its gates stand too far apart, and come closer.
 
 use std::{
     sync::{
         Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU32, Ordering},
+        atomic::{AtomicU8, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -28,27 +29,42 @@ pub enum Spacing {
     },
 }
 
-/// A stretch has to last for this many times the spacing's time before it says anything.
-const STRETCH: u32 = 4;
+/// Time that has to be seen before it says anything, in times of the spacing's.
+const ENOUGH: u32 = 4;
+
+/// What happened to the queue since the last look.
+const WORKED: u8 = 0;
+const IDLE: u8 = 1;
+const HELD: u8 = 2;
 
 /// What was learnt about the duration of a queue's commands. Touched where a gate is due, never by
 /// the rest of the hot path.
 #[derive(Debug)]
 pub(crate) struct Interval {
-    /// Commands that fill the time between two gates; 0: not known yet.
-    learnt: AtomicU32,
-    /// The stretch in hand is over: the queue was idle or held.
-    broken: AtomicBool,
-    /// When a stretch began, and how many commands were over then.
-    stretch: Mutex<Option<(Instant, u64)>>,
+    /// Device time of a command, ns; 0: not known yet.
+    each_ns: AtomicU64,
+    /// [`WORKED`], [`IDLE`] or [`HELD`]; the last one stays.
+    since_look: AtomicU8,
+    looks: Mutex<Looks>,
+}
+
+#[derive(Debug, Default)]
+struct Looks {
+    /// When it was, and how many commands were over then.
+    last: Option<(Instant, u64)>,
+    /// It was not the first one after a pause.
+    paired: bool,
+    /// Seen since something was learnt.
+    time: Duration,
+    commands: u64,
 }
 
 impl Default for Interval {
     fn default() -> Self {
         Interval {
-            learnt: AtomicU32::new(0),
-            broken: AtomicBool::new(true),
-            stretch: Mutex::new(None),
+            each_ns: AtomicU64::new(0),
+            since_look: AtomicU8::new(IDLE),
+            looks: Mutex::default(),
         }
     }
 }
@@ -58,38 +74,58 @@ impl Interval {
     pub(crate) fn commands(&self, spacing: Spacing) -> u32 {
         match spacing {
             Spacing::Commands(commands) => commands.max(1),
-            Spacing::Time { first, most, .. } => match self.learnt.load(Ordering::Relaxed) {
+            Spacing::Time { time, first, most } => match self.each_ns.load(Ordering::Relaxed) {
                 0 => first.max(1),
-                learnt => learnt.min(most).max(1),
+                each => {
+                    let fit = u32::try_from(nanos(time) / each).unwrap_or(u32::MAX);
+                    fit.min(most).max(1)
+                }
             },
         }
     }
 
-    /// The queue was idle, or is held: time that passes meanwhile is not its commands'.
-    pub(crate) fn break_off(&self) {
-        self.broken.store(true, Ordering::Relaxed);
+    /// The queue was idle: time that passes meanwhile is not its commands'.
+    pub(crate) fn idle(&self) {
+        self.since_look.fetch_max(IDLE, Ordering::Relaxed);
     }
 
-    /// So many commands are over now.
-    pub(crate) fn observe(&self, spacing: Spacing, now: Instant, done: u64) {
+    /// The queue is held.
+    pub(crate) fn held(&self) {
+        self.since_look.fetch_max(HELD, Ordering::Relaxed);
+    }
+
+    /// So many commands are over now. To be called while the queue is not held.
+    pub(crate) fn look(&self, spacing: Spacing, now: Instant, done: u64) {
         let Spacing::Time { time: wanted, .. } = spacing else {
             return;
         };
-        let mut stretch = self.stretch.lock().unwrap_or_else(PoisonError::into_inner);
-        let began = stretch.filter(|_| !self.broken.swap(false, Ordering::Relaxed));
-        let Some((start, before)) = began else {
-            *stretch = Some((now, done));
+        let mut looks = self.looks.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = self.since_look.swap(WORKED, Ordering::Relaxed);
+        let last = looks.last.replace((now, done));
+        let Some((then, before)) = last.filter(|_| since == WORKED) else {
+            if since == HELD && !looks.paired {
+                let apart = u64::from(self.commands(spacing));
+                let each = (2 * nanos(wanted) / apart).min(nanos(wanted));
+                self.each_ns.store(each, Ordering::Relaxed);
+                (looks.time, looks.commands) = (Duration::ZERO, 0);
+            }
+            looks.paired = false;
             return;
         };
-        let (time, commands) = (now.duration_since(start), done.saturating_sub(before));
-        if time < STRETCH * wanted || commands == 0 {
+        looks.paired = true;
+        looks.time += now.saturating_duration_since(then);
+        looks.commands += done.saturating_sub(before);
+        if looks.time < ENOUGH * wanted || looks.commands == 0 {
             return;
         }
-        *stretch = Some((now, done));
-        let fit = u128::from(commands) * wanted.as_nanos() / time.as_nanos();
-        let fit = u32::try_from(fit).unwrap_or(u32::MAX).max(1);
-        self.learnt.store(fit, Ordering::Relaxed);
+        let each = (nanos(looks.time) / looks.commands).max(1);
+        self.each_ns.store(each, Ordering::Relaxed);
+        (looks.time, looks.commands) = (Duration::ZERO, 0);
     }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -108,7 +144,7 @@ mod tests {
     fn learnt(each: Duration) -> u32 {
         let (interval, start) = (Interval::default(), Instant::now());
         for mark in 0..1_000 {
-            interval.observe(SPACING, start + 8 * mark * each, u64::from(8 * mark));
+            interval.look(SPACING, start + 8 * mark * each, u64::from(8 * mark));
         }
         interval.commands(SPACING)
     }
@@ -128,26 +164,77 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_learnt_from_a_stretch_that_is_short_or_broken_off() {
+    fn nothing_is_learnt_from_little_time_or_over_a_pause() {
         let (interval, start) = (Interval::default(), Instant::now());
-        interval.observe(SPACING, start, 0);
-        interval.observe(SPACING, start + 1_000 * US, 1);
-        assert_eq!(interval.commands(SPACING), 8, "too short");
-        interval.break_off();
-        interval.observe(SPACING, start + 50_000 * US, 2);
-        assert_eq!(interval.commands(SPACING), 8, "it was held meanwhile");
-        interval.observe(SPACING, start + 60_000 * US, 2);
-        assert_eq!(interval.commands(SPACING), 8, "nothing was over");
-        interval.observe(SPACING, start + 70_000 * US, 102);
-        assert_eq!(interval.commands(SPACING), 2, "100 commands in 20 ms");
+        interval.look(SPACING, start, 0);
+        interval.look(SPACING, start + 1_000 * US, 1);
+        assert_eq!(interval.commands(SPACING), 8, "too little");
+        interval.idle();
+        interval.look(SPACING, start + 50_000 * US, 2);
+        assert_eq!(interval.commands(SPACING), 8, "it was idle meanwhile");
+        interval.look(SPACING, start + 50_500 * US, 2);
+        assert_eq!(interval.commands(SPACING), 8, "still too little");
+        interval.look(SPACING, start + 60_000 * US, 53);
+        assert_eq!(interval.commands(SPACING), 2, "52 commands in 11 ms");
+    }
+
+    /// A queue of commands of `each` that is open for `open` and then held, again and again; a look at
+    /// every due gate.
+    fn held_again_and_again(each: Duration, open: Duration) -> u32 {
+        let interval = Interval::default();
+        let (mut now, mut done, mut due) = (Instant::now(), 0, 0);
+        for _ in 0..200 {
+            let closes = now + open;
+            while now < closes {
+                if done >= due {
+                    interval.look(SPACING, now, done);
+                    due = done + u64::from(interval.commands(SPACING));
+                }
+                now += each;
+                done += 1;
+            }
+            interval.held();
+            now += 1_000 * US;
+        }
+        interval.commands(SPACING)
+    }
+
+    #[test]
+    fn gates_come_closer_where_a_queue_is_held_too_often_to_learn_from() {
+        for (each_us, open_us, expect) in [
+            (500, 1_500, 1..=1),
+            (500, 400, 1..=1),
+            (200, 1_500, 2..=2),
+            (50, 3_000, 8..=12),
+            (5, 3_000, 50..=101),
+        ] {
+            let commands = held_again_and_again(each_us * US, open_us * US);
+            assert!(expect.contains(&commands), "{each_us} µs: {commands}");
+        }
+    }
+
+    #[test]
+    fn another_spacing_needs_no_new_lesson() {
+        let (interval, start) = (Interval::default(), Instant::now());
+        interval.look(SPACING, start, 0);
+        interval.look(SPACING, start + 5_000 * US, 100);
+        let wider = Spacing::Time {
+            time: 2_000 * US,
+            first: 8,
+            most: 128,
+        };
+        assert_eq!(
+            (interval.commands(SPACING), interval.commands(wider)),
+            (10, 40)
+        );
     }
 
     #[test]
     fn a_set_number_stays() {
         let (interval, start) = (Interval::default(), Instant::now());
         let one = Spacing::Commands(1);
-        interval.observe(one, start, 0);
-        interval.observe(one, start + 1_000_000 * US, 1_000_000);
+        interval.look(one, start, 0);
+        interval.look(one, start + 1_000_000 * US, 1_000_000);
         assert_eq!(interval.commands(one), 1);
     }
 }

@@ -5,6 +5,9 @@
 //! others sleep, there and back (A B C C B A), so that what changes slowly cancels. Every pair has
 //! processes of its own, since equal processes differ more than two measurements of one do; the order
 //! alternates. What counts is the centre of the paired differences and its interval ([`Centre`]).
+//!
+//! A launch costs so little that processes differ by more: there each process measures its hook against
+//! the driver's own function ([`launch`]), and what counts is that difference.
 
 mod launch;
 
@@ -17,6 +20,7 @@ use anyhow::{Context as _, bail};
 use clap::{ArgMatches, Args as _, Command, FromArgMatches};
 use serde::Serialize;
 
+use self::launch::Costs;
 use super::Scenario;
 use crate::daemon::Daemon;
 use crate::launch::Launcher;
@@ -163,6 +167,7 @@ impl Options {
     /// What is compared: the CPU has no shim to preload.
     fn variants(&self) -> &'static [Variant] {
         match self.device {
+            _ if self.launch => &[Variant::Bare, Variant::Off, Variant::Scheduled],
             Device::Cpu => &[Variant::Off, Variant::Scheduled],
             Device::Cuda | Device::OpenCl => {
                 &[Variant::NoPreload, Variant::Off, Variant::Scheduled]
@@ -174,6 +179,8 @@ impl Options {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum Variant {
+    /// The driver's own function, in the processes of the other variants.
+    Bare,
     /// The shim is not there.
     NoPreload,
     /// It is preloaded, and `XSCHED_DISABLE=1`.
@@ -185,6 +192,7 @@ enum Variant {
 impl Variant {
     fn name(self) -> &'static str {
         match self {
+            Variant::Bare => "bare",
             Variant::NoPreload => "no-preload",
             Variant::Off => "off",
             Variant::Scheduled => "scheduled",
@@ -193,6 +201,7 @@ impl Variant {
 
     fn title(self) -> &'static str {
         match self {
+            Variant::Bare => "the driver's own",
             Variant::NoPreload => "no preload",
             Variant::Off => "switched off",
             Variant::Scheduled => "scheduled",
@@ -328,11 +337,51 @@ fn measure(options: &Options, context: &mut Context) -> anyhow::Result<Outcome> 
 
 impl Bench<'_> {
     fn pair(&self, number: u32) -> anyhow::Result<Pair> {
-        let variants = self.options.variants();
-        let mut order: Vec<usize> = (0..variants.len()).collect();
-        if number % 2 == 1 {
-            order.reverse();
+        if self.options.launch {
+            return self.launches(number);
         }
+        let variants = self.options.variants();
+        let (mut peers, level) = self.peers(number, variants)?;
+        let mut figures = vec![0.0; variants.len()];
+        let mut digests = vec![String::new(); variants.len()];
+        for index in there_and_back(number, variants.len()) {
+            let (figure, digest) = self.slice(&mut peers[index])?;
+            figures[index] += figure / f64::from(PASSES);
+            digests[index] = digest;
+        }
+        for peer in peers {
+            peer.finish()?;
+        }
+        Ok(Pair {
+            figures,
+            level,
+            digests,
+        })
+    }
+
+    /// A pair of processes whose launches are measured: what a hook costs is seen within each.
+    fn launches(&self, number: u32) -> anyhow::Result<Pair> {
+        let variants = [Variant::Off, Variant::Scheduled];
+        let (mut peers, level) = self.peers(number, &variants)?;
+        let (mut bare, mut hooks) = (0.0, [0.0; 2]);
+        for index in there_and_back(number, variants.len()) {
+            peers[index].tell("start");
+            let costs = Costs::parse(&peers[index].read(HANG_LIMIT)?)?;
+            bare += costs.bare / f64::from(PASSES * 2);
+            hooks[index] += (costs.hooked - costs.bare) / f64::from(PASSES);
+        }
+        for peer in peers {
+            peer.finish()?;
+        }
+        Ok(Pair {
+            figures: vec![bare, bare + hooks[0], bare + hooks[1]],
+            level,
+            digests: Vec::new(),
+        })
+    }
+
+    /// The processes of a pair, ready, and the level of the scheduled one.
+    fn peers(&self, number: u32, variants: &[Variant]) -> anyhow::Result<(Vec<Peer>, u8)> {
         let mut peers = Vec::new();
         for variant in variants {
             let name = format!("{}-{}", number + 1, variant.name());
@@ -351,22 +400,7 @@ impl Bench<'_> {
                 _ => {}
             }
         }
-        let mut figures = vec![0.0; variants.len()];
-        let mut digests = vec![String::new(); variants.len()];
-        let there_and_back = order.iter().chain(order.iter().rev());
-        for &index in there_and_back {
-            let (figure, digest) = self.slice(&mut peers[index])?;
-            figures[index] += figure / f64::from(PASSES);
-            digests[index] = digest;
-        }
-        for peer in peers {
-            peer.finish()?;
-        }
-        Ok(Pair {
-            figures,
-            level,
-            digests,
-        })
+        Ok((peers, level))
     }
 
     fn command(&self, variant: Variant) -> Program {
@@ -422,15 +456,12 @@ impl Bench<'_> {
         }
     }
 
-    /// One measurement: ms a request or ns a launch, and the output's digest.
+    /// One measurement: ms a request, and the output's digest.
     fn slice(&self, peer: &mut Peer) -> anyhow::Result<(f64, String)> {
         peer.tell("start");
         let limit = HANG_LIMIT + Duration::from_secs_f64(self.options.seconds);
         loop {
             let line = peer.read(limit)?;
-            if self.options.launch {
-                return Ok((line.trim().parse()?, String::new()));
-            }
             match report(&line)? {
                 Report::Progress { .. } => {}
                 Report::Result { completed: 0, .. } => {
@@ -452,6 +483,15 @@ impl Bench<'_> {
             }
         }
     }
+}
+
+/// Variants in turn and back again, every other pair the other way round.
+fn there_and_back(number: u32, variants: usize) -> impl Iterator<Item = usize> {
+    let turn = move |index: usize| match number % 2 {
+        0 => index,
+        _ => variants - 1 - index,
+    };
+    (0..variants).chain((0..variants).rev()).map(turn)
 }
 
 /// What a worker said; its failure is one here, too.
@@ -500,19 +540,17 @@ fn compare(
             verdict: Some(judge(&overhead, &limit)),
         });
     }
-    if variants.contains(&Variant::NoPreload) {
+    if variants[0] != Variant::Off {
         comparisons.push(Comparison {
             variant: Variant::Off,
-            against: Variant::NoPreload,
-            overhead: difference(Variant::Off, Variant::NoPreload)?,
+            against: variants[0],
+            overhead: difference(Variant::Off, variants[0])?,
             verdict: None,
         });
     }
-    let outputs_equal = pairs.iter().all(|pair| {
-        pair.digests
-            .iter()
-            .all(|digest| *digest == pairs[0].digests[0])
-    });
+    let mut digests = pairs.iter().flat_map(|pair| &pair.digests);
+    let first = digests.next();
+    let outputs_equal = digests.all(|digest| Some(digest) == first);
     let worst = comparisons.iter().filter_map(|one| one.verdict).max();
     let verdict = match worst {
         _ if !outputs_equal => Verdict::Fail,

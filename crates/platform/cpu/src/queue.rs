@@ -170,7 +170,7 @@ impl HwQueue for CpuQueue {
         Ok(())
     }
 
-    fn spacing(&self) -> Spacing {
+    fn spacing(&self, _: Level) -> Spacing {
         Spacing::Commands(1) // an open gate costs one load
     }
 }

@@ -173,7 +173,7 @@ impl HwQueue for Common {
         Ok(()) // the streams' queues set that of the device
     }
 
-    fn spacing(&self) -> Spacing {
+    fn spacing(&self, _: Level) -> Spacing {
         Spacing::Commands(1)
     }
 }

@@ -190,7 +190,7 @@ impl HwQueue for Stream {
         }
     }
 
-    fn spacing(&self) -> Spacing {
+    fn spacing(&self, _: Level) -> Spacing {
         SPACING
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use xsched_wire::{ControlBlock, Share};
+use xsched_wire::{ControlBlock, Level, Share};
 use xsched_xqueue::{HwError, HwQueue, Spacing, Support};
 
 use crate::{device::Device, driver, gates::Gates, sys::*, workers::Workers};
@@ -141,7 +141,7 @@ impl HwQueue for CommandQueue {
         workers.and_then(set).map_err(HwError::Unsupported)
     }
 
-    fn spacing(&self) -> Spacing {
+    fn spacing(&self, _: Level) -> Spacing {
         Spacing::Commands(self.gates.interval())
     }
 

@@ -1,23 +1,49 @@
-//! A process that measures its own kernel launches: on request, the host's time for one.
+//! A process that measures its own kernel launches: on request, the host's time for one, by the shim's
+//! hook and by the driver's own function, in turn. Processes differ by more than a hook costs, so that
+//! the two are compared within one.
 
+use std::fmt::Display;
 use std::io::{BufRead, Write};
 use std::time::{Duration, Instant};
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use xsched_wire::env;
 
 use crate::clock::now_ns;
 use crate::worker::cuda::driver::{Device, Stream, level_in_force};
 
-/// Launches that are timed together: so few that most batches meet no gate and no mark, which come
-/// every 16 commands or less often.
-const BATCH: u32 = 4;
+/// Launches of each kind that are timed one by one between two waits for the device: so few that the
+/// stream's queue never fills.
+const BATCH: usize = 8;
 const BATCHES: usize = 4000;
 
 /// How long the scheduler may take until it knows this process.
 const SCHEDULED_LIMIT: Duration = Duration::from_secs(10);
 
-/// Says its level when it is ready, and to each line its median, ns.
+/// The host's time for a launch in one process, ns.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Costs {
+    /// By the driver's own function.
+    pub(super) bare: f64,
+    /// As the program finds it.
+    pub(super) hooked: f64,
+}
+
+impl Costs {
+    /// What [`program`] has written.
+    pub(super) fn parse(line: &str) -> anyhow::Result<Costs> {
+        let (bare, hooked) = line
+            .trim()
+            .split_once(' ')
+            .context("two figures expected")?;
+        Ok(Costs {
+            bare: bare.parse()?,
+            hooked: hooked.parse()?,
+        })
+    }
+}
+
+/// Says its level when it is ready, and to each line its medians.
 pub(super) fn program() -> anyhow::Result<()> {
     let device = Device::open()?;
     let stream = device.stream()?;
@@ -30,32 +56,45 @@ pub(super) fn program() -> anyhow::Result<()> {
         }
         std::thread::sleep(Duration::from_millis(1));
     }
-    say(f64::from(level_in_force()))?;
+    say(level_in_force())?;
     for line in std::io::stdin().lock().lines() {
         line?;
-        say(measure(&device, stream, BATCHES)?)?;
+        let Costs { bare, hooked } = measure(&device, stream, BATCHES)?;
+        say(format!("{bare} {hooked}"))?;
     }
     Ok(())
 }
 
-/// The median over the batches of the host's time for a launch, ns.
-fn measure(device: &Device, stream: Stream, batches: usize) -> anyhow::Result<f64> {
-    let mut times = Vec::with_capacity(batches);
+/// Medians over single launches, one of each kind in turn: one in some has a gate and a mark behind it,
+/// and the median is of the others.
+fn measure(device: &Device, stream: Stream, batches: usize) -> anyhow::Result<Costs> {
+    let mut bare = Vec::with_capacity(batches * BATCH);
+    let mut hooked = Vec::with_capacity(batches * BATCH);
     for _ in 0..batches {
         // The first one makes the queue ready, which its scheduler is told.
         device.empty(stream)?;
-        let start = now_ns();
         for _ in 0..BATCH {
+            let start = now_ns();
+            device.empty_unhooked(stream)?;
+            let between = now_ns();
             device.empty(stream)?;
+            hooked.push(now_ns() - between);
+            bare.push(between - start);
         }
-        times.push(now_ns() - start);
         device.synchronize(stream)?;
     }
-    times.sort_unstable();
-    Ok(times[batches / 2] as f64 / f64::from(BATCH))
+    Ok(Costs {
+        bare: median(&mut bare),
+        hooked: median(&mut hooked),
+    })
 }
 
-fn say(figure: f64) -> anyhow::Result<()> {
+fn median(times: &mut [u64]) -> f64 {
+    times.sort_unstable();
+    times[times.len() / 2] as f64
+}
+
+fn say(figure: impl Display) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{figure}")?;
     Ok(out.flush()?)

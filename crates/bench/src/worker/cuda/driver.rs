@@ -80,6 +80,29 @@ entry_points! {
     graph_launch = "cuGraphLaunch" (Raw, Raw);
 }
 
+type LaunchKernel = unsafe extern "C" fn(
+    Raw,
+    u32,
+    u32,
+    u32,
+    u32,
+    u32,
+    u32,
+    u32,
+    Raw,
+    *mut *mut c_void,
+    *mut *mut c_void,
+) -> i32;
+
+/// The driver's own `cuLaunchKernel`, whatever is preloaded: a shim wraps `dlsym`, not `dlvsym`, and the
+/// driver's symbols have no versions, so that any matches.
+fn unhooked_launch(driver: Raw) -> Option<LaunchKernel> {
+    // SAFETY: the handle of a loaded library, terminated strings.
+    let found = unsafe { libc::dlvsym(driver, c"cuLaunchKernel".as_ptr(), c"any".as_ptr()) };
+    // SAFETY: the driver's function of this name has this signature (cuda.h).
+    (!found.is_null()).then(|| unsafe { std::mem::transmute::<Raw, LaunchKernel>(found) })
+}
+
 /// What the driver says; one line for people.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Error {
@@ -114,6 +137,7 @@ pub(crate) struct Device {
     empty: Raw,
     /// What [`Device::time`] records.
     events: [Raw; 2],
+    unhooked_launch: Option<LaunchKernel>,
 }
 
 // SAFETY: handles and function pointers of the driver, which any thread may use.
@@ -178,7 +202,7 @@ impl Device {
         })?;
         let api = Api::find(&library)?;
         // The driver stays loaded: its threads outlive every handle.
-        std::mem::forget(library);
+        let unhooked_launch = unhooked_launch(library.into_raw());
 
         // SAFETY: no pointer arguments.
         match unsafe { (api.init)(0) } {
@@ -252,6 +276,7 @@ impl Device {
             work,
             empty,
             events,
+            unhooked_launch,
         })
     }
 
@@ -373,6 +398,16 @@ impl Device {
         self.launch(self.empty, 1, 1, &mut [], on)
     }
 
+    /// The same by the driver's own function, past whatever is preloaded.
+    #[inline]
+    pub(crate) fn empty_unhooked(&self, on: Stream) -> Result<(), Error> {
+        let Some(launch) = self.unhooked_launch else {
+            let message = "the driver's own cuLaunchKernel was not found past the preloaded shim";
+            return Err(Error::Missing(message.to_owned()));
+        };
+        self.launch_by(launch, self.empty, 1, 1, &mut [], on)
+    }
+
     #[inline]
     fn launch(
         &self,
@@ -382,9 +417,22 @@ impl Device {
         parameters: &mut [*mut c_void],
         on: Stream,
     ) -> Result<(), Error> {
-        let (place, none) = (parameters.as_mut_ptr(), ptr::null_mut());
         let launch = self.api.launch_kernel;
-        // SAFETY: a function of the module that stays loaded, with the parameters that it has: both
+        self.launch_by(launch, function, blocks, threads, parameters, on)
+    }
+
+    #[inline]
+    fn launch_by(
+        &self,
+        launch: LaunchKernel,
+        function: Raw,
+        blocks: u32,
+        threads: u32,
+        parameters: &mut [*mut c_void],
+        on: Stream,
+    ) -> Result<(), Error> {
+        let (place, none) = (parameters.as_mut_ptr(), ptr::null_mut());
+        // SAFETY: a function of the module that stays loaded, with the parameters that it has: all
         // callers are above.
         let code = unsafe { launch(function, blocks, 1, 1, threads, 1, 1, 0, on.0, place, none) };
         self.api.check("cuLaunchKernel", code)
