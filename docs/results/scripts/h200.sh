@@ -13,11 +13,12 @@
 #   overhead-8 overhead-256 overhead-gpt2    a model alone, with and without the shim
 #   threads      two Python threads of one process with priorities of their own, level 2
 #   conformance  programs compute and end the same with the shim, preempted, as without it
-#   preempt      preemption latency at levels 1 to 3, commands of 0.5 ms, and level 3 with 10 ms
+#   preempt-1 preempt-2 preempt-3   preemption latency at each level, commands of 0.5 ms
+#   preempt-3-long                  at level 3 with commands of 10 ms
 set -u
 bin=$(cd "${BIN:-.}" && pwd)
 here=$(cd "$(dirname "$0")" && pwd)
-[ $# -ge 2 ] || { sed -n '2,19s/^# \{0,1\}//p' "$0"; exit 2; }
+[ $# -ge 2 ] || { sed -n '2,20s/^# \{0,1\}//p' "$0"; exit 2; }
 [ -x "$bin/xsched" ] && [ -f "$bin/libshimcuda.so" ] || {
     echo "h200.sh: $bin has no xsched and libshimcuda.so: set BIN" >&2
     exit 2
@@ -61,13 +62,9 @@ for section; do
         mkdir -p "$out/threads"
         timeout 470 python3 "$here/threads.py" "$bin" "$out/threads" || failed=1
         ;;
-    conformance) bench conformance conformance ;;
-    preempt)
-        for level in 1 2 3; do
-            bench "preempt-$level" preempt-latency --device cuda --level $level --kernel-us 500
-        done
-        bench preempt-3-10ms preempt-latency --device cuda --level 3 --kernel-us 10000
-        ;;
+    conformance) bench conformance conformance --jobs 12 ;;
+    preempt-[123]) bench $section preempt-latency --device cuda --level ${section#preempt-} --kernel-us 500 ;;
+    preempt-3-long) bench $section preempt-latency --device cuda --level 3 --kernel-us 10000 ;;
     *)
         echo "h200.sh: there is no section $section" >&2
         failed=1

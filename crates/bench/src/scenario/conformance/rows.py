@@ -22,6 +22,8 @@ import threading
 
 ROWS = {}
 OUTPUTS = {}
+# Levels of child processes, where those do the row's work.
+CHILDREN = []
 # In the environment, so that spawned children have it, too.
 DEVICE = os.environ.setdefault("XSCHED_ROW_DEVICE", "cuda")
 
@@ -334,6 +336,8 @@ def _():
 
 @row("fork", "torch")
 def _():
+    # Otherwise the question whether there is a GPU spoils it for forked children.
+    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
     torch_ready()
     fork = multiprocessing.get_context("fork")
     # Before this process has used the device its children can; afterwards torch refuses.
@@ -394,13 +398,16 @@ def _():
 
     def code(ending):
         command = [sys.executable, __file__, "--end", ending, "--device", DEVICE]
-        return subprocess.run(command, stderr=subprocess.DEVNULL).returncode
+        run = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        CHILDREN.append(int(run.stdout or 0))
+        return run.returncode
 
     record("codes", [code(ending) for ending in ENDINGS])
 
 
 def end(ending):
-    product(1)
+    _, level = product(1)
+    print(level, flush=True)
     if ending == "exit":
         sys.exit(3)
     if ending == "exception":
@@ -534,7 +541,7 @@ def main():
         if missing:
             raise Skip(f"{' and '.join(missing)} not installed for {sys.executable}")
         function()
-        result["level"] = level_in_force()
+        result["level"] = min(CHILDREN, default=level_in_force())
     except Skip as reason:
         result["skipped"] = str(reason)
     with open(options.file, "w", encoding="utf-8") as file:

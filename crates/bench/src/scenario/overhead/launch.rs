@@ -1,5 +1,5 @@
 //! A process that measures its own kernel launches: on request, the host's time for one, by the shim's
-//! hook and by the driver's own function, in turn. Processes differ by more than a hook costs, so that
+//! hook and by the driver's own function, in turns. Processes differ by more than a hook costs, so that
 //! the two are compared within one.
 
 use std::fmt::Display;
@@ -10,7 +10,7 @@ use anyhow::{Context as _, bail};
 use xsched_wire::env;
 
 use crate::clock::now_ns;
-use crate::worker::cuda::driver::{Device, Stream, level_in_force};
+use crate::worker::cuda::driver::{Device, Error, Stream, level_in_force};
 
 /// Launches of each kind that are timed one by one between two waits for the device: so few that the
 /// stream's queue never fills.
@@ -65,7 +65,8 @@ pub(super) fn program() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Medians over single launches, one of each kind in turn: one in some has a gate and a mark behind it,
+/// Medians over single launches. A launch is over when the next one begins: its last store rings the
+/// device, and whatever has to wait for that belongs to it. One in some has a gate and a mark behind it,
 /// and the median is of the others.
 fn measure(device: &Device, stream: Stream, batches: usize) -> anyhow::Result<Costs> {
     let mut bare = Vec::with_capacity(batches * BATCH);
@@ -73,20 +74,27 @@ fn measure(device: &Device, stream: Stream, batches: usize) -> anyhow::Result<Co
     for _ in 0..batches {
         // The first one makes the queue ready, which its scheduler is told.
         device.empty(stream)?;
-        for _ in 0..BATCH {
-            let start = now_ns();
-            device.empty_unhooked(stream)?;
-            let between = now_ns();
-            device.empty(stream)?;
-            hooked.push(now_ns() - between);
-            bare.push(between - start);
-        }
+        row(&mut bare, || device.empty_unhooked(stream))?;
+        row(&mut hooked, || device.empty(stream))?;
         device.synchronize(stream)?;
     }
     Ok(Costs {
         bare: median(&mut bare),
         hooked: median(&mut hooked),
     })
+}
+
+/// [`BATCH`] launches that follow launches of their own kind.
+fn row(times: &mut Vec<u64>, launch: impl Fn() -> Result<(), Error>) -> anyhow::Result<()> {
+    launch()?;
+    let mut before = now_ns();
+    for _ in 0..BATCH {
+        launch()?;
+        let after = now_ns();
+        times.push(after - before);
+        before = after;
+    }
+    Ok(())
 }
 
 fn median(times: &mut [u64]) -> f64 {

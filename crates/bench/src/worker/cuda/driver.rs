@@ -94,11 +94,23 @@ type LaunchKernel = unsafe extern "C" fn(
     *mut *mut c_void,
 ) -> i32;
 
-/// The driver's own `cuLaunchKernel`, whatever is preloaded: a shim wraps `dlsym`, not `dlvsym`, and the
-/// driver's symbols have no versions, so that any matches.
+/// The driver's own `cuLaunchKernel`, whatever is preloaded: found by libc's own `dlsym`, which has a
+/// version, unlike a shim's.
 fn unhooked_launch(driver: Raw) -> Option<LaunchKernel> {
-    // SAFETY: the handle of a loaded library, terminated strings.
-    let found = unsafe { libc::dlvsym(driver, c"cuLaunchKernel".as_ptr(), c"any".as_ptr()) };
+    type Dlsym = unsafe extern "C" fn(Raw, *const c_char) -> Raw;
+    let own = |version: &CStr| {
+        // SAFETY: terminated strings; the handle stands for every library of the process.
+        unsafe { libc::dlvsym(libc::RTLD_DEFAULT, c"dlsym".as_ptr(), version.as_ptr()) }
+    };
+    let versions = [c"GLIBC_2.34", c"GLIBC_2.2.5", c"GLIBC_2.17"];
+    let dlsym = versions
+        .into_iter()
+        .map(own)
+        .find(|found| !found.is_null())?;
+    // SAFETY: libc's function of this name has this signature (dlsym(3)).
+    let dlsym = unsafe { std::mem::transmute::<Raw, Dlsym>(dlsym) };
+    // SAFETY: the handle of a loaded library, a terminated string.
+    let found = unsafe { dlsym(driver, c"cuLaunchKernel".as_ptr()) };
     // SAFETY: the driver's function of this name has this signature (cuda.h).
     (!found.is_null()).then(|| unsafe { std::mem::transmute::<Raw, LaunchKernel>(found) })
 }
