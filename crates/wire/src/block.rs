@@ -6,7 +6,7 @@
 //! | `gate` bit 1 | agent | application, device | 1 = bypass: the scheduler is lost, run anyway |
 //! | `gate` bit 2 | agent | scheduler | 1 = a thread of the application's sleeps until the gate changes |
 //! | `state` | application | scheduler | submit count and ready/idle, one word (below) |
-//! | `forwarded`, `forwarded_by_owner` | application | application, scheduler | commands that the driver has received, together |
+//! | `forwarded` | application | application, scheduler | commands that the driver has received |
 //! | `completed` | device | application, scheduler | the last completion mark that was reached |
 //!
 //! Each writer has a cache line of its own. The scheduler lives in another process (or, local,
@@ -98,8 +98,6 @@ struct DeviceLine {
 struct ApplicationLine {
     state: AtomicU64,
     forwarded: AtomicU64,
-    /// Of the one thread that counts here.
-    forwarded_by_owner: AtomicU64,
 }
 
 /// The gate, alone on its cache line.
@@ -132,7 +130,6 @@ impl ControlBlock {
             application: ApplicationLine {
                 state: AtomicU64::new(0),
                 forwarded: AtomicU64::new(0),
-                forwarded_by_owner: AtomicU64::new(0),
             },
             device: DeviceLine {
                 completed: AtomicU32::new(0),
@@ -144,8 +141,6 @@ impl ControlBlock {
     pub fn reset(&self) {
         self.application.state.store(0, Ordering::SeqCst);
         self.application.forwarded.store(0, Ordering::SeqCst);
-        let by_owner = &self.application.forwarded_by_owner;
-        by_owner.store(0, Ordering::SeqCst);
         self.device.completed.store(0, Ordering::SeqCst);
         self.gate.gate.fetch_or(GATE_BYPASS, Ordering::SeqCst);
         self.gate.gate.fetch_and(GATE_BYPASS, Ordering::SeqCst);
@@ -179,18 +174,9 @@ impl ControlBlock {
         self.application.forwarded.fetch_add(1, Ordering::Release);
     }
 
-    /// The same, by the one thread that counts this way. It is no locked instruction, which would wait
-    /// until the device has taken the store by which the driver has just rung it.
-    #[inline]
-    pub fn forwarded_by_owner(&self) {
-        let count = &self.application.forwarded_by_owner;
-        count.store(count.load(Ordering::Relaxed) + 1, Ordering::Release);
-    }
-
     /// Commands that the driver has received (ordering F).
     pub fn forwarded_count(&self) -> u64 {
-        let by_owner = &self.application.forwarded_by_owner;
-        self.application.forwarded.load(Ordering::Acquire) + by_owner.load(Ordering::Acquire)
+        self.application.forwarded.load(Ordering::Acquire)
     }
 
     /// Published commands that the driver has not received yet: threads held in admission.
@@ -204,7 +190,7 @@ impl ControlBlock {
     pub fn drain_point(&self) -> Option<DrainPoint> {
         let state = self.state();
         // Loaded after `state`: a later command can only make the compare-and-swap fail.
-        let forwarded = self.forwarded_count();
+        let forwarded = self.application.forwarded.load(Ordering::Acquire);
         (state.is_ready() && forwarded == state.submitted()).then_some(DrainPoint(state.0))
     }
 
@@ -379,10 +365,6 @@ mod tests {
         assert_eq!(std::mem::offset_of!(ControlBlock, application), 64);
         assert_eq!(std::mem::offset_of!(ControlBlock, device), 128);
         assert_eq!(std::mem::offset_of!(ApplicationLine, forwarded), 8);
-        assert_eq!(
-            std::mem::offset_of!(ApplicationLine, forwarded_by_owner),
-            16
-        );
     }
 
     #[test]

@@ -38,12 +38,12 @@ impl World {
         self.doorbell.notify();
     }
 
-    fn launch(&self, counted: fn(&ControlBlock)) {
+    fn launch(&self) {
         if self.block.publish().became_ready {
             self.ring();
         }
         self.in_queue.fetch_add(1, Ordering::SeqCst);
-        counted(&self.block);
+        self.block.forwarded();
     }
 
     /// A synchronization: everything that the driver has received completes.
@@ -71,7 +71,7 @@ fn idle_means_empty_and_the_scheduler_knows() {
         let world = World::new();
         let launcher = thread::spawn({
             let world = world.clone();
-            move || world.launch(ControlBlock::forwarded)
+            move || world.launch()
         });
         let scheduler = thread::spawn({
             let world = world.clone();
@@ -81,7 +81,7 @@ fn idle_means_empty_and_the_scheduler_knows() {
                 believes
             }
         });
-        world.launch(ControlBlock::forwarded_by_owner);
+        world.launch();
         world.synchronize();
         launcher.join().unwrap();
         let mut believes = scheduler.join().unwrap();

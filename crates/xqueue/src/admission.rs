@@ -12,8 +12,7 @@
 //! that submit to one queue at once agree by compare-and-swap on it who places the mark or gate.
 
 use std::{
-    marker::PhantomData,
-    sync::{Mutex, PoisonError, atomic::AtomicUsize},
+    sync::{Mutex, PoisonError},
     time::Instant,
 };
 
@@ -42,9 +41,6 @@ const PASS_THROUGH: u32 = 0;
 pub struct Pass {
     slot: Slot,
     number: u64,
-    /// The thread is the queue's owner, and stays where it is.
-    by_owner: bool,
-    of_this_thread: PhantomData<*const ()>,
 }
 
 impl Pass {
@@ -57,10 +53,7 @@ impl Pass {
 impl Drop for Pass {
     #[inline]
     fn drop(&mut self) {
-        match self.by_owner {
-            true => self.slot.block.forwarded_by_owner(),
-            false => self.slot.block.forwarded(),
-        }
+        self.slot.block.forwarded();
     }
 }
 
@@ -81,8 +74,6 @@ pub(crate) struct Admission {
     threshold: AtomicU32,
     batch: AtomicU32,
     interval: Interval,
-    /// The first thread that submitted, which counts without a lock; 0: none did.
-    owner: AtomicUsize,
     /// The next command number that the slow path wants to see.
     attention: AtomicU64,
     /// Stands behind the last gate that was placed while closed: once it is reached, that gate
@@ -99,7 +90,6 @@ impl Admission {
             threshold: AtomicU32::new(threshold),
             batch: AtomicU32::new(batch),
             interval: Interval::default(),
-            owner: AtomicUsize::new(0),
             attention: AtomicU64::new(u64::MAX),
             behind_gate: Mutex::new(None),
         }
@@ -134,8 +124,6 @@ impl Admission {
         let pass = Pass {
             slot: self.slot,
             number: published.number,
-            by_owner: self.is_owner(),
-            of_this_thread: PhantomData,
         };
         if published.became_ready {
             self.interval.idle();
@@ -148,21 +136,6 @@ impl Admission {
             None
         };
         Admitted { pass, refused }
-    }
-
-    #[inline]
-    fn is_owner(&self) -> bool {
-        thread_local! {
-            /// Its address tells apart all threads that live.
-            static HERE: u8 = const { 0 };
-        }
-        let here = HERE.with(|here| std::ptr::from_ref(here).addr());
-        let owner = self.owner.load(Ordering::Relaxed);
-        let claim = || {
-            self.owner
-                .compare_exchange(0, here, Ordering::Relaxed, Ordering::Relaxed)
-        };
-        owner == here || (owner == 0 && claim().is_ok())
     }
 
     #[cold]
