@@ -15,7 +15,7 @@ use crate::worker::cuda::driver::{Device, Error, Stream, level_in_force};
 /// Launches of each kind that are timed one by one between two waits for the device: so few that the
 /// stream's queue never fills.
 const BATCH: usize = 8;
-const BATCHES: usize = 4000;
+const BATCHES: usize = 1000;
 
 /// How long the scheduler may take until it knows this process.
 const SCHEDULED_LIMIT: Duration = Duration::from_secs(10);
