@@ -16,9 +16,13 @@ use crate::{
 
 /// The only process that a local scheduler knows.
 const SELF: ProcessId = ProcessId(1);
+/// The most that the starvation guard takes of a device for all of its groups together. They belong to one program:
+/// less than among programs of several owners will do, and leaves its urgent threads more.
+const SUM_OF_MINIMA: f64 = 0.15;
+
 /// Runs until the process ends.
 pub(crate) fn run(shared: &Shared, policy: Option<&str>) {
-    let config = match policy.map(policy::by_name) {
+    let mut config = match policy.map(policy::by_name) {
         None => Config::default(),
         Some(Ok(policy)) => Config::new(policy),
         Some(Err(error)) => {
@@ -26,6 +30,7 @@ pub(crate) fn run(shared: &Shared, policy: Option<&str>) {
             return;
         }
     };
+    config.sum_of_minima = SUM_OF_MINIMA;
     let mut local = Local {
         shared,
         engine: Engine::new(config),

@@ -70,6 +70,7 @@ impl Launcher {
         match scheduling {
             Scheduling::Off => command.env(env::DISABLE.name, "1"),
             Scheduling::Daemon(socket) => command.env(env::SOCKET.name, socket),
+            Scheduling::Local => command.env(env::SCHEDULER.name, "LCL"),
         };
         if let Some(level) = level {
             command.env(env::LEVEL.name, level.to_string());

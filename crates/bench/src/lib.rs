@@ -1,6 +1,6 @@
 //! Benchmarks of the scheduler: scenarios, their workloads, statistics, reports.
 //!
-//! `xsched bench SCENARIO` enters at [`run`]; a scenario ([`scenario`]) describes its phases as
+//! `xsched bench SCENARIO` enters at [`run()`]; a scenario ([`scenario`]) describes its phases as
 //! data ([`task`]); a phase ([`phase`]) is a set of worker processes ([`worker`]) that start
 //! together, each through `xsched run`. Results are judged ([`verdict`]) and written ([`store`],
 //! [`report`]).
@@ -12,6 +12,7 @@ pub mod scenario;
 pub mod show;
 
 pub(crate) mod clock;
+pub(crate) mod commands;
 pub mod daemon;
 pub mod interrupt;
 pub mod launch;

@@ -93,6 +93,8 @@ pub enum Scheduling {
     Off,
     /// By the daemon that listens on this socket.
     Daemon(PathBuf),
+    /// Inside the process, by its agent.
+    Local,
 }
 
 /// One phase: its tasks run at the same time, for the same while.

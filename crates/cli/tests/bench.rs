@@ -155,6 +155,37 @@ fn the_overhead_is_that_of_equal_work_with_and_without_the_shim() {
 }
 
 #[test]
+fn threads_of_one_process_are_measured_alone_together_and_by_priority() {
+    let xsched = Installed::new();
+    for device in ["cpu", "cuda"] {
+        let words = format!("systematic --device {device} --tasks 3 --commands 4 --rounds 2");
+        let (text, _) = xsched.bench(&words, &[], &[1]);
+        assert!(text.contains("run longer"), "{text}");
+        let result = xsched.result("systematic_result.json");
+        assert_eq!(result["verdict"], "run_longer", "six tasks decide nothing");
+        for (case, name, tasks, scheduled) in [
+            (0, "alone", 6, false),
+            (1, "unscheduled", 6, false),
+            (2, "three-high", 18, true),
+            (3, "one-high", 6, true),
+        ] {
+            let case = &result["cases"][case];
+            assert_eq!(
+                (&case["case"], &case["high"]["count"]),
+                (&name.into(), &tasks.into())
+            );
+            assert_eq!(
+                case["level"].as_u64().unwrap() > 0,
+                scheduled,
+                "{device} {name}"
+            );
+        }
+        let samples = fs::read_to_string(xsched.path("out/systematic_samples.csv")).unwrap();
+        assert_eq!(samples.lines().count(), 1 + 6 + 6 + 18 + 6);
+    }
+}
+
+#[test]
 fn a_program_conforms_while_it_is_preempted() {
     let xsched = Installed::new();
     let words = "conformance --only driver,jax --jobs 2";
@@ -189,6 +220,9 @@ fn bad_input_is_one_line_and_leaves_nothing() {
         ("conformance --only nothing", "--only nothing"),
         ("conformance --jobs 0", "--jobs 0"),
         ("conformance --device cpu", "--device cpu"),
+        ("systematic --tasks 0", "--tasks 0"),
+        ("systematic --command-us 1", "--command-us 1"),
+        ("systematic --device opencl", "--device opencl"),
         (
             "overhead --device cuda --model spin:5 --batch 2",
             "--batch 2",

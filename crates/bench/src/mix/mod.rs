@@ -1,8 +1,8 @@
 //! Scenarios as data: tasks of any kind at once, what they must reach, and how that is measured.
 //!
-//! A [`Mix`] is read from a user's file ([`file`]) or made by a built-in scenario; [`runner`] measures it
-//! standalone, then in rounds under every way of scheduling ([`peers`]); [`judge`] compares; [`show`]
-//! writes it down. A reader of the results needs the record in `run.json` only ([`crate::run`]).
+//! A [`Mix`] is read from a user's file ([`file`]) or made by a built-in scenario; `runner` measures it
+//! standalone, then in rounds under every way of scheduling ([`peers`]); `judge` compares; `show`
+//! writes it down. A reader of the results needs the record in `run.json` only ([`mod@crate::run`]).
 
 mod file;
 mod judge;

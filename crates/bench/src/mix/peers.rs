@@ -1,6 +1,6 @@
 //! Ways of scheduling that are measured beside ours, in the same run: nobody's, and other people's.
 //!
-//! A new one is a [`Peer`], and an arm of [`chosen`]. A user adds one by command line: `--peer
+//! A new one is a [`Peer`], and an arm of `chosen`. A user adds one by command line: `--peer
 //! 'NAME=CMD'`.
 
 use std::path::PathBuf;

@@ -14,6 +14,7 @@ mod reaction;
 mod realtime_batch;
 mod soak;
 mod suite;
+mod systematic;
 
 use std::fmt;
 
@@ -35,6 +36,7 @@ pub const ALL: &[&dyn Scenario] = &[
     &reaction::Reaction,
     &realtime_batch::SCENARIO,
     &soak::SCENARIO,
+    &systematic::Systematic,
 ];
 
 /// Something that `xsched bench` can run.

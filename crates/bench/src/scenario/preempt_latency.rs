@@ -13,7 +13,6 @@
 //! * Level 3: from the high program's submission of a very short command to the moment that it has run,
 //!   minus the median of the same with nobody else on the device.
 
-mod commands;
 mod programs;
 
 use std::io::Write;

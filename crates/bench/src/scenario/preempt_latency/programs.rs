@@ -11,8 +11,8 @@ use anyhow::bail;
 use clap::ValueEnum;
 use xsched_wire::ControlBlock;
 
-use super::commands::{self, Commands};
 use crate::clock::now_ns;
+use crate::commands::{self, Commands};
 use crate::worker::Device;
 
 /// Commands that the low program keeps in its queue: more than any window, and than commands of this

@@ -570,6 +570,22 @@ pub(crate) fn level_in_force() -> u8 {
     level.map_or(0, |level| level().clamp(0, 3) as u8)
 }
 
+/// Makes a stream a task group of its own, by the preloaded shim.
+pub(crate) fn set_priority(stream: Stream, priority: i32) -> Result<(), Error> {
+    type Set = extern "C" fn(Raw, i32) -> i32;
+    // SAFETY: the shim's function of that name takes a stream and an int and returns an int.
+    let set = unsafe { Library::this().get::<Set>(b"xsched_set_stream_priority\0") };
+    match set.map_or(2, |set| set(stream.0, priority)) {
+        0 => Ok(()),
+        1 => Err(Error::Missing(format!(
+            "priority {priority}: give -255 to 255"
+        ))),
+        _ => Err(Error::Missing(
+            "nobody schedules this stream: `xsched doctor` says why".to_owned(),
+        )),
+    }
+}
+
 /// A duplicate of a descriptor of this process that somebody else owns.
 pub(crate) fn duplicate(number: i32) -> std::io::Result<OwnedFd> {
     // SAFETY: borrowed for this call alone; should its owner close it meanwhile, the call fails or

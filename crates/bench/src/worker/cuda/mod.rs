@@ -75,18 +75,26 @@ pub(crate) struct Kernels {
 impl Kernels {
     /// Opens the device and calibrates.
     pub(crate) fn open() -> Result<Kernels, Error> {
-        let device = Device::open()?;
+        let mut kernels = Kernels::on(Device::open()?, 0.0)?;
+        kernels.rounds_per_us = kernels.calibrate()?;
+        Ok(kernels)
+    }
+
+    /// Another stream, with kernels of its own.
+    pub(crate) fn another(&self) -> Result<Kernels, Error> {
+        Kernels::on(self.device.clone(), self.rounds_per_us)
+    }
+
+    fn on(device: Device, rounds_per_us: f64) -> Result<Kernels, Error> {
         let stream = device.stream()?;
-        let mut kernels = Kernels {
+        Ok(Kernels {
             data: device.device_words(device.blocks as usize * BLOCK, stream)?,
             counter: device.device_words(1, stream)?,
             done: device.host_words(1)?,
-            rounds_per_us: 0.0,
+            rounds_per_us,
             device,
             stream,
-        };
-        kernels.rounds_per_us = kernels.calibrate()?;
-        Ok(kernels)
+        })
     }
 
     /// Rounds of a kernel of this duration.

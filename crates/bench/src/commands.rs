@@ -1,4 +1,4 @@
-//! A queue of commands of a set duration, on either device, as the trials use it.
+//! Queues of commands of a set duration, on either device, in this process.
 
 use std::hint::black_box;
 use std::os::fd::AsFd;
@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use xsched_agent::Agent;
 use xsched_cpu::CpuQueue;
-use xsched_wire::ControlBlock;
 use xsched_wire::segment::{Layout, PeerSegment, SLOTS};
+use xsched_wire::{ControlBlock, Hints, Priority};
 use xsched_xqueue::XQueue;
 
 use crate::worker::Device;
@@ -19,7 +19,7 @@ use crate::worker::cuda::Kernels;
 use crate::worker::cuda::driver::{self, HostWords};
 
 /// One hw queue of this process, in order.
-pub(super) trait Commands: Send + Sync {
+pub(crate) trait Commands: Send + Sync {
     /// A command of the set duration that fills the device; `ended` is `sequence` from its end on.
     fn launch(&self, sequence: u32) -> anyhow::Result<()>;
 
@@ -46,10 +46,16 @@ pub(super) trait Commands: Send + Sync {
 
     /// To be called once in each further thread that uses this.
     fn enter(&self) -> anyhow::Result<()>;
+
+    /// Another queue, of commands of the same length.
+    fn another(&self) -> anyhow::Result<Arc<dyn Commands>>;
+
+    /// Makes the queue a task group of its own, -255 to 255, larger is more urgent.
+    fn set_priority(&self, priority: Priority) -> anyhow::Result<()>;
 }
 
 /// A queue of commands of `us` µs.
-pub(super) fn open(device: Device, us: f64) -> anyhow::Result<Arc<dyn Commands>> {
+pub(crate) fn open(device: Device, us: f64) -> anyhow::Result<Arc<dyn Commands>> {
     Ok(match device {
         Device::Cpu => Arc::new(OnCpu::open(us)?),
         Device::Cuda => Arc::new(OnCuda::open(us)?),
@@ -68,12 +74,15 @@ struct OnCpu {
 
 impl OnCpu {
     fn open(us: f64) -> anyhow::Result<OnCpu> {
-        let agent = Agent::from_env()?;
+        OnCpu::with(Agent::from_env()?, (us * rounds_per_us()) as u64)
+    }
+
+    fn with(agent: Agent, rounds: u64) -> anyhow::Result<OnCpu> {
         let queue = agent.attach(CpuQueue::new(1)?, xsched_cpu::DEVICE)?;
         Ok(OnCpu {
             agent,
             queue,
-            rounds: (us * rounds_per_us()) as u64,
+            rounds,
             ended: Arc::default(),
             release: Mutex::default(),
         })
@@ -152,6 +161,19 @@ impl Commands for OnCpu {
     fn enter(&self) -> anyhow::Result<()> {
         Ok(())
     }
+
+    fn another(&self) -> anyhow::Result<Arc<dyn Commands>> {
+        Ok(Arc::new(OnCpu::with(self.agent.clone(), self.rounds)?))
+    }
+
+    fn set_priority(&self, priority: Priority) -> anyhow::Result<()> {
+        let hints = Hints {
+            priority: Some(priority),
+            ..Hints::default()
+        };
+        self.agent.hint(&self.queue, hints);
+        Ok(())
+    }
 }
 
 /// Kernels by the driver, as any program launches them; a preloaded shim schedules them.
@@ -166,8 +188,12 @@ struct OnCuda {
 impl OnCuda {
     fn open(us: f64) -> anyhow::Result<OnCuda> {
         let kernels = Kernels::open()?;
+        OnCuda::with(kernels.rounds(us), kernels)
+    }
+
+    fn with(rounds: u32, kernels: Kernels) -> anyhow::Result<OnCuda> {
         Ok(OnCuda {
-            rounds: kernels.rounds(us),
+            rounds,
             released: kernels.device.host_words(1)?,
             block: OnceLock::new(),
             kernels,
@@ -226,6 +252,17 @@ impl Commands for OnCuda {
 
     fn enter(&self) -> anyhow::Result<()> {
         Ok(self.kernels.device.enter()?)
+    }
+
+    fn another(&self) -> anyhow::Result<Arc<dyn Commands>> {
+        Ok(Arc::new(OnCuda::with(
+            self.rounds,
+            self.kernels.another()?,
+        )?))
+    }
+
+    fn set_priority(&self, priority: Priority) -> anyhow::Result<()> {
+        Ok(driver::set_priority(self.kernels.stream, priority.get())?)
     }
 }
 
