@@ -221,9 +221,3 @@ impl Task {
         }
     }
 }
-
-/// Refuses a device that nobody knows.
-pub(crate) fn check_device(name: &str) -> Result<(), crate::UsageError> {
-    let known = file::parse_device(name).map(drop);
-    known.map_err(|why| crate::UsageError(format!("--device {why}")))
-}

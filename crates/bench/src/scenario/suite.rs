@@ -11,17 +11,58 @@ use super::Scenario;
 use crate::manifest::stamp;
 use crate::phase::Failure;
 use crate::store::Store;
+use crate::worker::Device;
 use crate::{Context, Outcome};
 
-/// A scenario of the suite, with the further words of a quick run and of a full one.
-type Entry = (&'static str, &'static str, &'static str);
+/// A scenario of the suite.
+struct Entry {
+    /// Of its folder.
+    name: &'static str,
+    /// Its words in any case.
+    words: &'static str,
+    /// Further words of a quick run; `None`: a quick run leaves it out.
+    quick: Option<&'static str>,
+    /// Further words of a full one.
+    full: &'static str,
+    /// Where it can run; empty: it has no device.
+    devices: &'static [Device],
+}
 
-/// `soak` takes hours, and the others measure one mechanism: each is started by itself.
+const fn entry(
+    name: &'static str,
+    words: &'static str,
+    quick: Option<&'static str>,
+    full: &'static str,
+    devices: &'static [Device],
+) -> Entry {
+    Entry {
+        name,
+        words,
+        quick,
+        full,
+        devices,
+    }
+}
+
+const EVERY: &[Device] = &[Device::Cpu, Device::Cuda, Device::OpenCl];
+const MIXES: &[Device] = &[Device::Cpu, Device::Cuda];
+const CUDA: &[Device] = &[Device::Cuda];
+const QUICK: Option<&str> = Some("--quick --duration 6s");
+
+/// `soak` takes hours and is started by itself, `custom` needs a file.
+#[rustfmt::skip]
 const ENTRIES: &[Entry] = &[
-    ("dual-model", "--duration 40", "--duration 60"),
-    ("multi-tenant", "--quick --duration 6s", ""),
-    ("realtime-batch", "--quick --duration 6s", ""),
-    ("partition", "--quick --duration 6s", ""),
+    entry("dual-model", "dual-model", Some("--duration 30"), "--duration 60", EVERY),
+    entry("multi-tenant", "multi-tenant", QUICK, "", MIXES),
+    entry("realtime-batch", "realtime-batch", QUICK, "", MIXES),
+    entry("partition", "partition", QUICK, "", MIXES),
+    entry("systematic", "systematic", Some("--rounds 1 --tasks 200"), "", MIXES),
+    entry("preempt-latency-1", "preempt-latency --level 1", Some(""), "", MIXES),
+    entry("preempt-latency-2", "preempt-latency --level 2", Some(""), "", MIXES),
+    entry("preempt-latency-3", "preempt-latency --level 3", Some(""), "", MIXES),
+    entry("reaction", "reaction", Some(""), "", &[]),
+    entry("overhead", "overhead", None, "", EVERY),
+    entry("conformance", "conformance", None, "", CUDA),
 ];
 
 /// The scenario.
@@ -29,12 +70,13 @@ pub(super) struct All;
 
 #[derive(Debug, clap::Args)]
 struct Options {
-    /// Short phases, no peers; in mixes of tasks what has too few requests fails nothing.
+    /// Short phases, no peers, neither overhead nor conformance; in mixes of tasks what has too few
+    /// requests fails nothing.
     #[arg(long)]
     quick: bool,
     /// Device to run on.
     #[arg(long, value_name = "NAME", default_value = "cpu")]
-    device: String,
+    device: Device,
     /// Directory of the results, a folder a scenario [default: ./results/<time stamp>].
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -46,7 +88,7 @@ impl Scenario for All {
     }
 
     fn measures(&self) -> &'static str {
-        "dual-model, multi-tenant, realtime-batch and partition, one after the other, a folder each"
+        "every scenario that the device can run, but soak and custom, one after the other, a folder each"
     }
 
     fn passes_when(&self) -> &'static str {
@@ -59,25 +101,38 @@ impl Scenario for All {
 
     fn run(&self, options: &ArgMatches, context: &mut Context) -> anyhow::Result<Outcome> {
         let options = Options::from_arg_matches(options)?;
-        crate::mix::check_device(&options.device)?;
         let store = Store::open(options.out.as_deref(), None, &stamp())?;
-        let mut table = format!("{:<18} {:<8} results\n", "scenario", "outcome");
+        let mut table = format!("{:<20} {:<8} results\n", "scenario", "outcome");
         let mut outcome = Outcome::Pass;
-        for (name, quick, full) in ENTRIES {
+        for entry in ENTRIES {
+            let Entry { name, devices, .. } = entry;
+            if !devices.is_empty() && !devices.contains(&options.device) {
+                continue;
+            }
+            let further = if options.quick {
+                entry.quick
+            } else {
+                Some(entry.full)
+            };
+            let Some(further) = further else { continue };
             writeln!(context.stdout, "== {name} ==")?;
             let folder = store.path(name);
-            let words = if options.quick { quick } else { full };
             let mut program = Program::new(&context.program);
             program
-                .args(["bench", name, "--device", &options.device, "--out"])
+                .arg("bench")
+                .args(entry.words.split_whitespace())
+                .args(further.split_whitespace())
+                .arg("--out")
                 .arg(&folder)
-                .args(words.split_whitespace())
                 .envs(
                     context
                         .environment
                         .iter()
                         .map(|(name, value)| (name, value)),
                 );
+            if !devices.is_empty() {
+                program.args(["--device", options.device.name()]);
+            }
             let code = supervise(program, context)?;
             let text = match code {
                 Some(0) => "pass",
@@ -88,7 +143,7 @@ impl Scenario for All {
             if code != Some(0) {
                 outcome = Outcome::Fail;
             }
-            table.push_str(&format!("{name:<18} {text:<8} {}\n", folder.display()));
+            table.push_str(&format!("{name:<20} {text:<8} {}\n", folder.display()));
         }
         writeln!(context.stdout, "\n{table}")?;
         Ok(outcome)
@@ -113,5 +168,49 @@ fn supervise(mut program: Program, context: &mut Context) -> anyhow::Result<Opti
     match context.interrupt.received() {
         Some(signal) => Err(Failure::Interrupted(signal).into()),
         None => Ok(status.code()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scenario::ALL;
+
+    #[test]
+    fn every_scenario_is_in_the_suite_unless_it_cannot_be() {
+        let left_out = ["all", "custom", "list", "soak"];
+        for scenario in ALL {
+            let name = scenario.name();
+            let words = |entry: &Entry| entry.words.split(' ').next() == Some(name);
+            assert_ne!(
+                ENTRIES.iter().any(words),
+                left_out.contains(&name),
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn every_entry_is_a_command_line_on_each_of_its_devices() {
+        let command = crate::BenchArgs::augment_args(Command::new("bench"));
+        for entry in ENTRIES {
+            for further in entry.quick.iter().chain([&entry.full]) {
+                let mut line = format!("bench {} {further} --out x", entry.words);
+                let lines = match entry.devices {
+                    [] => vec![line],
+                    devices => {
+                        line.push_str(" --device ");
+                        let names = devices.iter().map(|device| device.name());
+                        names.map(|name| format!("{line}{name}")).collect()
+                    }
+                };
+                for line in lines {
+                    let matches = command
+                        .clone()
+                        .try_get_matches_from(line.split_whitespace());
+                    assert!(matches.is_ok(), "{line}");
+                }
+            }
+        }
     }
 }
