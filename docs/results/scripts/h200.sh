@@ -13,12 +13,13 @@
 #   overhead-8 overhead-256 overhead-gpt2    a model alone, with and without the shim
 #   threads      two Python threads of one process with priorities of their own, level 2
 #   conformance  programs compute and end the same with the shim, preempted, as without it
+#   systematic   threads of one process under its own scheduler
 #   preempt-1 preempt-2 preempt-3   preemption latency at each level, commands of 0.5 ms
 #   preempt-3-long                  at level 3 with commands of 10 ms
 set -u
 bin=$(cd "${BIN:-.}" && pwd)
 here=$(cd "$(dirname "$0")" && pwd)
-[ $# -ge 2 ] || { sed -n '2,20s/^# \{0,1\}//p' "$0"; exit 2; }
+[ $# -ge 2 ] || { sed -n '2,21s/^# \{0,1\}//p' "$0"; exit 2; }
 [ -x "$bin/xsched" ] && [ -f "$bin/libshimcuda.so" ] || {
     echo "h200.sh: $bin has no xsched and libshimcuda.so: set BIN" >&2
     exit 2
@@ -46,6 +47,10 @@ dual() {
     bench "$name" dual-model --device cuda "$@"
 }
 
+# The first import on a fresh machine takes a minute, and none is compiled twice.
+export PYTHONPYCACHEPREFIX="${PYTHONPYCACHEPREFIX:-${TMPDIR:-/tmp}/xsched-pycache}"
+python3 -c "import torch, torchvision" 2>/dev/null
+
 nvidia-smi --query-gpu=name,driver_version --format=csv,noheader >"$out/device.txt" 2>&1
 for section; do
     case $section in
@@ -63,6 +68,7 @@ for section; do
         timeout 470 python3 "$here/threads.py" "$bin" "$out/threads" || failed=1
         ;;
     conformance) bench conformance conformance --jobs 12 ;;
+    systematic) bench systematic systematic --device cuda ;;
     preempt-[123]) bench $section preempt-latency --device cuda --level ${section#preempt-} --kernel-us 500 ;;
     preempt-3-long) bench $section preempt-latency --device cuda --level 3 --kernel-us 10000 ;;
     *)
