@@ -50,6 +50,9 @@ pub(crate) trait Commands: Send + Sync {
     /// Another queue, of commands of the same length.
     fn another(&self) -> anyhow::Result<Arc<dyn Commands>>;
 
+    /// Length of a command in the device's own measure.
+    fn rounds(&self) -> u64;
+
     /// Makes the queue a task group of its own, -255 to 255, larger is more urgent.
     fn set_priority(&self, priority: Priority) -> anyhow::Result<()>;
 }
@@ -60,6 +63,19 @@ pub(crate) fn open(device: Device, us: f64) -> anyhow::Result<Arc<dyn Commands>>
         Device::Cpu => Arc::new(OnCpu::open(us)?),
         Device::Cuda => Arc::new(OnCuda::open(us)?),
         Device::OpenCl => anyhow::bail!("an OpenCL device does not say when it stopped"),
+    })
+}
+
+/// The same, of commands that are so long in the device's own measure as [`Commands::rounds`] has it: equal
+/// work in several processes.
+pub(crate) fn open_equal(device: Device, rounds: u64) -> anyhow::Result<Arc<dyn Commands>> {
+    Ok(match device {
+        Device::Cpu => Arc::new(OnCpu::with(Agent::from_env()?, rounds)?),
+        Device::Cuda => Arc::new(OnCuda::with(
+            u32::try_from(rounds)?,
+            Kernels::uncalibrated()?,
+        )?),
+        Device::OpenCl => bail!("an OpenCL device does not say when it stopped"),
     })
 }
 
@@ -166,6 +182,10 @@ impl Commands for OnCpu {
         Ok(Arc::new(OnCpu::with(self.agent.clone(), self.rounds)?))
     }
 
+    fn rounds(&self) -> u64 {
+        self.rounds
+    }
+
     fn set_priority(&self, priority: Priority) -> anyhow::Result<()> {
         let hints = Hints {
             priority: Some(priority),
@@ -259,6 +279,10 @@ impl Commands for OnCuda {
             self.rounds,
             self.kernels.another()?,
         )?))
+    }
+
+    fn rounds(&self) -> u64 {
+        self.rounds.into()
     }
 
     fn set_priority(&self, priority: Priority) -> anyhow::Result<()> {

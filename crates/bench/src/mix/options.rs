@@ -26,7 +26,7 @@ pub(crate) struct MixOptions {
     /// Length of the phase of each task alone.
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     standalone: Option<Duration>,
-    /// Short phases, one round, no peers: what has too few requests is not judged, and fails nothing.
+    /// Short phases and warm-ups, one round, no peers: what has too few requests is not judged, and fails nothing.
     #[arg(long)]
     pub(super) quick: bool,
     /// Also measure somebody else's scheduler: auto (those that the machine has), none, nice, mps, or
@@ -50,6 +50,8 @@ pub(crate) struct MixOptions {
 
 /// Length of a phase with `--quick`.
 const QUICK: Duration = Duration::from_secs(8);
+/// Requests before a phase with `--quick`: some take seconds on a CPU.
+const QUICK_WARMUP: u32 = 3;
 
 impl MixOptions {
     /// The device that is asked for.
@@ -66,6 +68,7 @@ impl MixOptions {
     pub(crate) fn apply(&self, mix: &mut Mix) {
         if self.quick {
             (mix.duration, mix.rounds) = (mix.duration.min(QUICK), 1);
+            mix.warmup = mix.warmup.min(QUICK_WARMUP);
         }
         mix.extend &= !self.quick && self.duration.is_none();
         mix.duration = self.duration.unwrap_or(mix.duration);

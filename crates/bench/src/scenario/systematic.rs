@@ -36,6 +36,9 @@ const SAMPLES: &str = "systematic_samples.csv";
 /// How much longer than alone the one high task may take, P50, and how many of it are needed.
 const LIMIT: f64 = 1.25;
 const FEWEST_TASKS: usize = 200;
+/// The process that says how long a command is, so that it is as long in all others.
+const CALIBRATE: &str = "calibrate";
+
 /// From its start until a process is ready, and from the end of a usual run to its result.
 const SETUP_LIMIT: Duration = Duration::from_secs(120);
 const HANG_LIMIT: Duration = Duration::from_secs(120);
@@ -98,8 +101,12 @@ impl Scenario for Systematic {
     fn run(&self, options: &ArgMatches, context: &mut Context) -> anyhow::Result<Outcome> {
         let options = Options::from_arg_matches(options)?;
         options.check(context)?;
+        if options.peer.as_deref() == Some(CALIBRATE) {
+            threads::calibrate(&options)?;
+            return Ok(Outcome::Pass);
+        }
         if let Some(peer) = &options.peer {
-            let shape = Shape::parse(peer).context("two numbers of threads expected")?;
+            let shape = Shape::parse(peer).context("HIGH+LOW:ROUNDS expected")?;
             threads::run(&options, shape)?;
             return Ok(Outcome::Pass);
         }
@@ -133,7 +140,7 @@ struct Options {
     /// Print the result as JSON on standard output, and the text for people on standard error.
     #[arg(long)]
     json: bool,
-    /// Be one of the processes: high and low threads.
+    /// Be one of the processes: `calibrate`, or HIGH+LOW:ROUNDS.
     #[arg(long, hide = true)]
     peer: Option<String>,
 }
@@ -167,6 +174,12 @@ impl Options {
             );
         }
         Ok(())
+    }
+
+    /// How long a case may take. Unscheduled, a task may take as long as one of every thread.
+    fn longest(&self, case: &Case) -> Duration {
+        let alone = f64::from(self.tasks * self.commands) * self.command_us / 1e6;
+        HANG_LIMIT + 4 * Duration::from_secs_f64(alone * f64::from(case.high + case.low))
     }
 }
 
@@ -228,16 +241,20 @@ fn measure(options: &Options, context: &mut Context) -> anyhow::Result<Outcome> 
         log_dir: store.path("logs"),
         trace: None,
     };
+    let rounds_each = calibrate(options, &launcher, &context.interrupt)?;
     let mut done: [Vec<Done>; CASES.len()] = Default::default();
     for round in 1..=options.rounds {
         for (case, results) in CASES.iter().zip(&mut done) {
-            results.push(run_case(
-                options,
-                case,
-                round,
-                &launcher,
-                &context.interrupt,
-            )?);
+            let Case { high, low, .. } = case;
+            let role = format!("{high}+{low}:{rounds_each}");
+            let command = command(options, case.name, case.scheduled, &role, &launcher);
+            let name = format!("{}-{round}", case.name);
+            let mut peer = Peer::start(&launcher, command, &name, &context.interrupt)?;
+            peer.read(SETUP_LIMIT)?;
+            let line = peer.ask("start", options.longest(case))?;
+            let one = serde_json::from_str(&line);
+            results.push(one.with_context(|| format!("not understood: {line:?}"))?);
+            peer.finish()?;
         }
     }
     let result = compare(options, &done, manifest)?;
@@ -257,37 +274,30 @@ fn measure(options: &Options, context: &mut Context) -> anyhow::Result<Outcome> 
     })
 }
 
-/// One process from its start to its end.
-fn run_case(
-    options: &Options,
-    case: &Case,
-    round: u32,
-    launcher: &Launcher,
-    interrupt: &Interrupt,
-) -> anyhow::Result<Done> {
-    let name = format!("{}-{round}", case.name);
-    let command = command(options, case, launcher);
-    let mut peer = Peer::start(launcher, command, &name, interrupt)?;
-    peer.read(SETUP_LIMIT)?;
-    // Unscheduled, every task may take as long as one of every thread.
-    let work = f64::from(options.tasks * options.commands) * options.command_us / 1e6;
-    let usual = Duration::from_secs_f64(work * f64::from(case.high + case.low));
-    let line = peer.ask("start", HANG_LIMIT + 4 * usual)?;
-    let done = serde_json::from_str(&line).with_context(|| format!("not understood: {line:?}"))?;
+/// Length of a command in the device's own measure.
+fn calibrate(options: &Options, launcher: &Launcher, interrupt: &Interrupt) -> anyhow::Result<u64> {
+    let command = command(options, CALIBRATE, false, CALIBRATE, launcher);
+    let mut peer = Peer::start(launcher, command, CALIBRATE, interrupt)?;
+    let rounds = peer.read(SETUP_LIMIT)?.trim().parse()?;
     peer.finish()?;
-    Ok(done)
+    Ok(rounds)
 }
 
-fn command(options: &Options, case: &Case, launcher: &Launcher) -> Program {
-    let scheduling = match case.scheduled {
+fn command(
+    options: &Options,
+    name: &str,
+    scheduled: bool,
+    peer: &str,
+    launcher: &Launcher,
+) -> Program {
+    let scheduling = match scheduled {
         true => Scheduling::Local,
         false => Scheduling::Off,
     };
-    let mut command = launcher.run_command(&scheduling, None, "normal", case.name);
+    let mut command = launcher.run_command(&scheduling, None, "normal", name);
     command
         .arg(&launcher.program)
-        .args(["bench", "systematic"])
-        .args(["--peer", &format!("{}+{}", case.high, case.low)])
+        .args(["bench", "systematic", "--peer", peer])
         .args(["--device", options.device.name()])
         .args(["--tasks", &options.tasks.to_string()])
         .args(["--commands", &options.commands.to_string()])

@@ -24,15 +24,19 @@ const SCHEDULED_LIMIT: Duration = Duration::from_secs(10);
 pub(super) struct Shape {
     high: u32,
     low: u32,
+    /// Length of a command in the device's own measure: the same for every process.
+    rounds: u64,
 }
 
 impl Shape {
-    /// `HIGH+LOW`.
+    /// `HIGH+LOW:ROUNDS`.
     pub(super) fn parse(text: &str) -> Option<Shape> {
-        let (high, low) = text.split_once('+')?;
+        let (threads, rounds) = text.split_once(':')?;
+        let (high, low) = threads.split_once('+')?;
         Some(Shape {
             high: high.parse().ok().filter(|&high| high > 0)?,
             low: low.parse().ok()?,
+            rounds: rounds.parse().ok()?,
         })
     }
 }
@@ -49,9 +53,14 @@ pub(super) struct Done {
     pub(super) seconds: f64,
 }
 
+/// Says how long a command of the options' length is in the device's own measure.
+pub(super) fn calibrate(options: &Options) -> anyhow::Result<()> {
+    say(commands::open(options.device, options.command_us)?.rounds())
+}
+
 /// Says when it is ready, and to a line what the threads did.
 pub(super) fn run(options: &Options, shape: Shape) -> anyhow::Result<()> {
-    let first = commands::open(options.device, options.command_us)?;
+    let first = commands::open_equal(options.device, shape.rounds)?;
     let mut queues = vec![first.clone()];
     for _ in 1..shape.high + shape.low {
         queues.push(first.another()?);
@@ -185,9 +194,10 @@ mod tests {
 
     #[test]
     fn shapes_have_a_high_thread() {
-        assert_eq!(Shape::parse("3+13"), Some(Shape { high: 3, low: 13 }));
-        assert_eq!(Shape::parse("1+0"), Some(Shape { high: 1, low: 0 }));
-        for wrong in ["0+3", "3", "3+", "+3", "a+b"] {
+        let shape = |high, low, rounds| Some(Shape { high, low, rounds });
+        assert_eq!(Shape::parse("3+13:7"), shape(3, 13, 7));
+        assert_eq!(Shape::parse("1+0:900000"), shape(1, 0, 900_000));
+        for wrong in ["0+3:1", "3:1", "3+:1", "+3:1", "a+b:1", "1+1", "1+1:"] {
             assert_eq!(Shape::parse(wrong), None, "{wrong}");
         }
     }
