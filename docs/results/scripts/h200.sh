@@ -49,6 +49,7 @@ dual() {
 
 # The first import on a fresh machine takes a minute, and none is compiled twice.
 export PYTHONPYCACHEPREFIX="${PYTHONPYCACHEPREFIX:-${TMPDIR:-/tmp}/xsched-pycache}"
+unset PYTHONDONTWRITEBYTECODE
 python3 -c "import torch, torchvision" 2>/dev/null
 
 nvidia-smi --query-gpu=name,driver_version --format=csv,noheader >"$out/device.txt" 2>&1
