@@ -45,7 +45,10 @@ use std::process::ExitCode;
 
 pub use console::{Console, PhaseProgress};
 use interrupt::Interrupt;
+use launch::Launcher;
 use phase::Limits;
+use serde::Serialize;
+use store::json_text;
 
 /// Arguments of `xsched bench`.
 #[derive(Debug, clap::Args)]
@@ -108,6 +111,33 @@ impl Context {
             limits: Limits::default(),
             interrupt: Interrupt::on_signals()?,
         })
+    }
+
+    /// Starts children whose standard error goes to files in this folder.
+    pub(crate) fn launcher(&self, log_dir: PathBuf) -> Launcher {
+        Launcher {
+            program: self.program.clone(),
+            environment: self.environment.clone(),
+            log_dir,
+            trace: None,
+        }
+    }
+
+    /// Prints a result: the text for people, or with `--json` the result itself and that text beside it.
+    pub(crate) fn print(
+        &mut self,
+        json: bool,
+        result: &impl Serialize,
+        text: &str,
+    ) -> anyhow::Result<()> {
+        let people = match json {
+            true => {
+                self.stdout.write_all(json_text(result)?.as_bytes())?;
+                &mut self.stderr
+            }
+            false => &mut self.stdout,
+        };
+        Ok(people.write_all(text.as_bytes())?)
     }
 }
 

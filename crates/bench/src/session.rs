@@ -94,12 +94,7 @@ impl Session {
         settings: Settings,
         limits: Limits,
     ) -> Session {
-        let launcher = Launcher {
-            program: context.program.clone(),
-            environment: context.environment.clone(),
-            log_dir: store.path("logs"),
-            trace: None,
-        };
+        let launcher = context.launcher(store.path("logs"));
         let interrupt = context.interrupt.clone();
         Session {
             console,

@@ -1,6 +1,8 @@
 //! The built-in CUDA workload from its command line to its last report, over the stand-in driver,
 //! without and with the shim.
 
+#[path = "support/reports.rs"]
+mod reports;
 #[path = "../../platform/standin/tests/support/mod.rs"]
 mod standin;
 
@@ -8,6 +10,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
+use reports::measured;
 use xsched_bench::worker::protocol::{ErrorKind, Report};
 
 fn worker(options: &str) -> Command {
@@ -46,36 +49,11 @@ fn run(mut command: Command) -> Vec<Report> {
     reports
 }
 
-/// Commands of a request, level, and the digest of the outputs.
-fn measured(command: Command) -> (usize, u8, String) {
-    let reports = run(command);
-    let (
-        Some(Report::Ready {
-            commands, level, ..
-        }),
-        Some(result),
-    ) = (reports.first(), reports.last())
-    else {
-        panic!("{reports:?}")
-    };
-    let Report::Result {
-        completed,
-        digest,
-        digests_equal,
-        ..
-    } = result
-    else {
-        panic!("{reports:?}")
-    };
-    assert!(*completed > 0 && *digests_equal);
-    (*commands, *level, digest.clone())
-}
-
 const SHORT: &str = "--duration 0.1 --warmup 2";
 
 #[test]
 fn the_output_proves_the_work_however_it_is_done() {
-    let of = |options: &str| measured(worker(&format!("{SHORT} {options}")));
+    let of = |options: &str| measured(&run(worker(&format!("{SHORT} {options}"))));
     let (commands, level, digest) = of("--model kernels:3x50");
     assert_eq!((commands, level), (5, 0));
     assert_eq!(
@@ -91,13 +69,13 @@ fn the_output_proves_the_work_however_it_is_done() {
 fn the_shim_takes_effect_as_in_other_programs() {
     for graph in ["", "--cuda-graph"] {
         let options = format!("{SHORT} --model kernels:40x20 {graph}");
-        let plain = measured(worker(&options));
+        let plain = measured(&run(worker(&options)));
         let shimmed = || {
             let mut command = worker(&options);
             command
                 .env("LD_PRELOAD", shim())
                 .env("XSCHED_POLICY", "hpf");
-            let (commands, level, digest) = measured(command);
+            let (commands, level, digest) = measured(&run(command));
             assert_eq!((commands, &digest), (plain.0, &plain.2));
             level
         };

@@ -3,36 +3,14 @@
 
 #[path = "support/opencl.rs"]
 mod opencl;
+#[path = "support/reports.rs"]
+mod reports;
 
 use std::process::Command;
 
 use opencl::{has_device, run, worker};
+use reports::measured;
 use xsched_bench::worker::protocol::{ErrorKind, Report};
-
-/// Commands of a request, level, and the digest of the outputs.
-fn measured(command: Command) -> (usize, u8, String) {
-    let reports = run(command);
-    let (
-        Some(Report::Ready {
-            commands, level, ..
-        }),
-        Some(result),
-    ) = (reports.first(), reports.last())
-    else {
-        panic!("{reports:?}")
-    };
-    let Report::Result {
-        completed,
-        digest,
-        digests_equal,
-        ..
-    } = result
-    else {
-        panic!("{reports:?}")
-    };
-    assert!(*completed > 0 && *digests_equal);
-    (*commands, *level, digest.clone())
-}
 
 /// A worker reports nothing but an error if its scores are not the CPU's.
 #[test]
@@ -40,7 +18,7 @@ fn both_models_compute_what_the_cpu_does() {
     if !has_device() {
         return;
     }
-    let of = |options: &str| measured(worker(options));
+    let of = |options: &str| measured(&run(worker(options)));
     let (commands, level, digest) = of("--model resnet18");
     assert_eq!((commands, level), (27, 0));
     assert_eq!(of("--model resnet18").2, digest);
@@ -59,11 +37,11 @@ fn the_shim_schedules_it_as_other_programs() {
         .unwrap()
         .with_file_name("libshimopencl.so");
     assert!(shim.exists(), "{} is not built", shim.display());
-    let plain = measured(worker("--model resnet18"));
+    let plain = measured(&run(worker("--model resnet18")));
     let shimmed = || {
         let mut command = worker("--model resnet18");
         command.env("LD_PRELOAD", &shim).env("XSCHED_POLICY", "hpf");
-        let (commands, level, digest) = measured(command);
+        let (commands, level, digest) = measured(&run(command));
         assert_eq!((commands, &digest), (plain.0, &plain.2));
         level
     };

@@ -8,7 +8,6 @@
 //! plain run than twice the farthest two plain runs lie apart. Exit codes must be equal.
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Command as Program, ExitStatus, Stdio};
@@ -28,7 +27,7 @@ use crate::launch::{END_GRACE, Launcher, describe_exit};
 use crate::manifest::{Manifest, stamp};
 use crate::peer::Peer;
 use crate::phase::Failure;
-use crate::store::{Store, json_text};
+use crate::store::Store;
 use crate::task::Scheduling;
 use crate::worker::protocol::Report;
 use crate::{Context, Outcome, UsageError};
@@ -255,12 +254,7 @@ fn measure(options: &Options, rows: Vec<Row>, context: &mut Context) -> anyhow::
     store.write_text(ROWS_FILE, ROWS)?;
     let bench = Bench {
         options,
-        launcher: Launcher {
-            program: context.program.clone(),
-            environment: context.environment.clone(),
-            log_dir: store.path("logs"),
-            trace: None,
-        },
+        launcher: context.launcher(store.path("logs")),
         interrupt: context.interrupt.clone(),
         store: &store,
     };
@@ -314,12 +308,7 @@ fn measure(options: &Options, rows: Vec<Row>, context: &mut Context) -> anyhow::
     store.write_json(RESULT, &result)?;
     store.write_output(&result)?;
     let text = result.text(&store.path(RESULT).display().to_string());
-    if options.json {
-        context.stdout.write_all(json_text(&result)?.as_bytes())?;
-        context.stderr.write_all(text.as_bytes())?;
-    } else {
-        context.stdout.write_all(text.as_bytes())?;
-    }
+    context.print(options.json, &result, &text)?;
     Ok(if result.passed {
         Outcome::Pass
     } else {

@@ -11,7 +11,6 @@
 
 mod launch;
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::process::Command as Program;
 use std::time::Duration;
@@ -27,7 +26,7 @@ use crate::launch::Launcher;
 use crate::manifest::{Manifest, stamp};
 use crate::peer::Peer;
 use crate::stats::{Centre, MIN_DIFFERENCES};
-use crate::store::{Store, json_text};
+use crate::store::Store;
 use crate::task::Scheduling;
 use crate::worker::protocol::Report;
 use crate::worker::{self, Device};
@@ -301,12 +300,7 @@ struct Bench<'a> {
 fn measure(options: &Options, context: &mut Context) -> anyhow::Result<Outcome> {
     let store = Store::open(options.out.as_deref(), options.output.as_deref(), &stamp())?;
     let manifest = Manifest::now(Overhead.name(), context.command.clone(), &context.version);
-    let launcher = Launcher {
-        program: context.program.clone(),
-        environment: context.environment.clone(),
-        log_dir: store.path("logs"),
-        trace: None,
-    };
+    let launcher = context.launcher(store.path("logs"));
     let mut bench = Bench {
         options,
         context,
@@ -322,12 +316,7 @@ fn measure(options: &Options, context: &mut Context) -> anyhow::Result<Outcome> 
     store.write_json(RESULT, &result)?;
     store.write_output(&result)?;
     let text = result.text(&store.path(RESULT).display().to_string());
-    if options.json {
-        context.stdout.write_all(json_text(&result)?.as_bytes())?;
-        context.stderr.write_all(text.as_bytes())?;
-    } else {
-        context.stdout.write_all(text.as_bytes())?;
-    }
+    context.print(options.json, &result, &text)?;
     Ok(if result.verdict == Verdict::Pass {
         Outcome::Pass
     } else {

@@ -15,7 +15,6 @@
 
 mod programs;
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -32,7 +31,7 @@ use crate::launch::Launcher;
 use crate::manifest::{Manifest, stamp};
 use crate::peer::Peer;
 use crate::stats::Percentiles;
-use crate::store::{Store, json_text};
+use crate::store::Store;
 use crate::task::Scheduling;
 use crate::worker::Device;
 use crate::{Context, Outcome, UsageError};
@@ -194,12 +193,7 @@ fn measure(options: &Options, context: &mut Context) -> anyhow::Result<Outcome> 
         context.command.clone(),
         &context.version,
     );
-    let launcher = Launcher {
-        program: context.program.clone(),
-        environment: context.environment.clone(),
-        log_dir: store.path("logs"),
-        trace: None,
-    };
+    let launcher = context.launcher(store.path("logs"));
     let daemon = Daemon::start(&launcher, &context.interrupt)?;
     let mut bench = Bench {
         options,
@@ -219,12 +213,7 @@ fn measure(options: &Options, context: &mut Context) -> anyhow::Result<Outcome> 
     store.write_text(SAMPLES, &samples(&trials))?;
     store.write_output(&result)?;
     let text = result.text(&store.path(RESULT).display().to_string());
-    if options.json {
-        context.stdout.write_all(json_text(&result)?.as_bytes())?;
-        context.stderr.write_all(text.as_bytes())?;
-    } else {
-        context.stdout.write_all(text.as_bytes())?;
-    }
+    context.print(options.json, &result, &text)?;
     Ok(match result.verdict {
         Verdict::Pass => Outcome::Pass,
         Verdict::Fail | Verdict::NotEnoughTrials => Outcome::Fail,

@@ -25,7 +25,7 @@ use crate::manifest::{Manifest, stamp};
 use crate::peer::Peer;
 use crate::phase::Failure;
 use crate::stats::Percentiles;
-use crate::store::{Store, json_text};
+use crate::store::Store;
 use crate::task::Scheduling;
 use crate::{Context, Outcome, UsageError};
 
@@ -112,12 +112,7 @@ fn measure(options: &Options, context: &mut Context) -> anyhow::Result<Outcome> 
         return Err(UsageError(message).into());
     }
     let store = Store::open(options.out.as_deref(), options.output.as_deref(), &stamp())?;
-    let launcher = Launcher {
-        program: context.program.clone(),
-        environment: context.environment.clone(),
-        log_dir: store.path("logs"),
-        trace: None,
-    };
+    let launcher = context.launcher(store.path("logs"));
     let interrupt = context.interrupt.clone();
     let daemon = Daemon::start(&launcher, &interrupt)?;
     let mut high = start(&launcher, &daemon, &interrupt, Role::High)?;
@@ -156,12 +151,7 @@ fn measure(options: &Options, context: &mut Context) -> anyhow::Result<Outcome> 
     store.write_json(RESULT, &result)?;
     store.write_output(&result)?;
     let text = result.text(&store.path(RESULT).display().to_string());
-    if options.json {
-        context.stdout.write_all(json_text(&result)?.as_bytes())?;
-        context.stderr.write_all(text.as_bytes())?;
-    } else {
-        context.stdout.write_all(text.as_bytes())?;
-    }
+    context.print(options.json, &result, &text)?;
     Ok(if passed { Outcome::Pass } else { Outcome::Fail })
 }
 

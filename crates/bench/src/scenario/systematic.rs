@@ -8,7 +8,6 @@
 
 mod threads;
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::process::Command as Program;
 use std::time::Duration;
@@ -25,7 +24,7 @@ use crate::launch::Launcher;
 use crate::manifest::{Manifest, stamp};
 use crate::peer::Peer;
 use crate::stats::{CONFIDENCE, Summary, percentile_interval, summarize};
-use crate::store::{Store, json_text};
+use crate::store::Store;
 use crate::task::Scheduling;
 use crate::worker::Device;
 use crate::{Context, Outcome, UsageError};
@@ -235,12 +234,7 @@ fn judge(ratio: &Estimate, tasks: usize) -> Verdict {
 fn measure(options: &Options, context: &mut Context) -> anyhow::Result<Outcome> {
     let store = Store::open(options.out.as_deref(), options.output.as_deref(), &stamp())?;
     let manifest = Manifest::now(Systematic.name(), context.command.clone(), &context.version);
-    let launcher = Launcher {
-        program: context.program.clone(),
-        environment: context.environment.clone(),
-        log_dir: store.path("logs"),
-        trace: None,
-    };
+    let launcher = context.launcher(store.path("logs"));
     let rounds_each = calibrate(options, &launcher, &context.interrupt)?;
     let mut done: [Vec<Done>; CASES.len()] = Default::default();
     for round in 1..=options.rounds {
@@ -262,12 +256,7 @@ fn measure(options: &Options, context: &mut Context) -> anyhow::Result<Outcome> 
     store.write_text(SAMPLES, &samples(&done))?;
     store.write_output(&result)?;
     let text = result.text(&store.path(RESULT).display().to_string());
-    if options.json {
-        context.stdout.write_all(json_text(&result)?.as_bytes())?;
-        context.stderr.write_all(text.as_bytes())?;
-    } else {
-        context.stdout.write_all(text.as_bytes())?;
-    }
+    context.print(options.json, &result, &text)?;
     Ok(match result.verdict {
         Verdict::Pass => Outcome::Pass,
         Verdict::Fail | Verdict::RunLonger => Outcome::Fail,
