@@ -1,25 +1,38 @@
 //! The highest class executes: what every policy that ranks groups by a number has in common.
 //!
 //! On each device the groups of the highest class with work execute together, up to [`TOGETHER`] of them (more take
-//! turns); where the hardware starves two background groups, one at a time. An idle group of the highest class registered
-//! finds its gate open; of the others those that were active last, while nobody above them has work.
+//! turns); where the hardware starves two background groups, one at a time. A turn that a higher class interrupts goes on
+//! afterwards. An idle group of the highest class registered finds its gate open; of the others those that were active
+//! last, while nobody above them has work.
 
 use super::{Decision, GroupView, Snapshot, standing::Standing};
 use crate::{
     event::HwShare,
     ids::{DeviceId, GroupId, Nanos},
 };
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Bound,
+};
 
 /// So many groups of one class execute at once on a device. More than these could hardly help each other, and each costs
 /// a gate when a higher class comes.
 const TOGETHER: usize = 16;
 
+/// How long a group executes before the next where not all may, and whoever waits has its turn again within
+/// [`ROUND`]: the guard gives pieces to those who wait for 80 ms.
+const TURN: Nanos = 50_000_000;
+const ROUND: Nanos = 75_000_000;
+const SHORTEST_TURN: Nanos = 10_000_000;
+
+/// After the turn of a background group that still has work nobody's begins for so long: what it has in flight comes to
+/// its gate, as far apart as gates stand with slices. Two with background slices would starve each other before either
+/// does, and with a normal one it would be in the way of the class above.
+const HANDOVER: Nanos = 2_000_000;
+
 /// All groups by device and class. Larger classes go first.
 #[derive(Clone, Debug)]
 pub(super) struct Classes {
-    /// How long a group executes before the next where not all may.
-    turn: Nanos,
     /// How long the others stay closed after the top group went idle, if its last gap was shorter than this: a string of
     /// short bursts is not chopped, a long gap is not wasted.
     pub(super) linger: Nanos,
@@ -42,10 +55,9 @@ struct Device {
     ready: BTreeMap<i32, BTreeSet<GroupId>>,
     /// Who executes, of the class that does.
     runs: Vec<GroupId>,
-    /// When it is the next ones' turn.
-    turn_ends: Nanos,
-    /// The last one whose turn began.
-    last: Option<GroupId>,
+    /// The class that executes, and whose turn it is in those of which not all may.
+    executes: Option<i32>,
+    turns: BTreeMap<i32, Turn>,
     /// A class that has no work just now but will soon, and until when that is believed.
     lingers: Option<(i32, Nanos, GroupId)>,
     standing: Standing,
@@ -55,10 +67,22 @@ struct Device {
     standing_from: Option<i32>,
 }
 
+#[derive(Clone, Debug, Default)]
+struct Turn {
+    holders: Vec<GroupId>,
+    /// The last one whose turn began.
+    last: Option<GroupId>,
+    /// When it is the next ones'.
+    ends: Nanos,
+    /// Nobody's: this group's commands in flight run out.
+    handover: Option<GroupId>,
+    /// Since when a higher class executes.
+    interrupted: Nanos,
+}
+
 impl Default for Classes {
     fn default() -> Classes {
         Classes {
-            turn: 50_000_000,
             linger: 200_000,
             top_is_special: true,
             entries: Vec::new(),
@@ -113,7 +137,7 @@ impl Classes {
             entry.map(|entry| entry.class),
         );
         if of != was {
-            of.inspect(|of| take(&mut device.members, *of, id));
+            of.inspect(|of| device.leave(*of, id));
             was.inspect(|was| put(&mut device.members, *was, id));
             decision.share(id, device.fair_share(was, self.top_is_special));
         }
@@ -169,7 +193,7 @@ impl Classes {
         let Some(device) = self.devices.get_mut(&group.device) else {
             return;
         };
-        take(&mut device.members, entry.class, group.id);
+        device.leave(entry.class, group.id);
         if entry.ready {
             take(&mut device.ready, entry.class, group.id);
         }
@@ -216,51 +240,32 @@ impl Classes {
         let one_at_a_time = snapshot.one_background && floor < top;
         let most = if one_at_a_time { 1 } else { TOGETHER };
         let before = std::mem::take(&mut device.runs);
-        if let Some((class, ready)) = device.ready.last_key_value()
-            && Some(*class) >= floor
-        {
-            if ready.len() <= most {
-                device.runs.extend(ready);
-                device.last = device.runs.last().copied();
-                device.turn_ends = now + self.turn;
-            } else {
-                let is_ready = |id: &GroupId| {
-                    let entry = self.entries[id.index()];
-                    entry.is_some_and(|entry| entry.ready && entry.class == *class)
-                };
-                if now < device.turn_ends {
-                    device.runs.extend(before.iter().filter(|id| is_ready(id)));
-                }
-                if device.runs.is_empty() {
-                    device.turn_ends = now + self.turn;
-                }
-                // The next after the last one, around.
-                let after = ready.range((
-                    device
-                        .last
-                        .map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded),
-                    std::ops::Bound::Unbounded,
-                ));
-                for &id in after.chain(ready.iter()).take(ready.len()) {
-                    if device.runs.len() >= most {
-                        break;
-                    }
-                    if !device.runs.contains(&id) {
-                        device.runs.push(id);
-                        device.last = Some(id);
-                    }
-                }
-                decision.ask_again(device.turn_ends);
+        let mut handing_over = false;
+        let executes = device.ready.last_key_value();
+        let executes = executes.filter(|(class, _)| Some(**class) >= floor);
+        let class = executes.map(|(class, _)| *class);
+        if class != device.executes {
+            let interrupted = device.executes.and_then(|was| device.turns.get_mut(&was));
+            if let Some(turn) = interrupted {
+                turn.interrupted = now;
             }
         }
+        if let Some((&class, ready)) = executes {
+            let turn = device.turns.entry(class).or_default();
+            if device.executes != Some(class) {
+                turn.ends += now - turn.interrupted;
+            }
+            turn.pass(now, ready, most, one_at_a_time);
+            handing_over = turn.handover.is_some();
+            device.runs.extend(&turn.holders);
+            if handing_over || ready.len() > most {
+                decision.ask_again(turn.ends);
+            }
+        }
+        device.executes = class;
         for &id in &before {
             if snapshot.group(id).ready && !device.runs.contains(&id) {
                 decision.run(id, false);
-                if one_at_a_time {
-                    // What it has in flight runs out with a normal share: two with background shares would starve each
-                    // other before either reaches its gate.
-                    decision.share(id, HwShare::Normal);
-                }
             }
         }
         for &id in &device.runs {
@@ -269,15 +274,17 @@ impl Classes {
             decision.share(id, device.fair_share(class, self.top_is_special));
         }
         if one_at_a_time {
-            for group in snapshot.changed().filter(|group| group.wants()) {
+            // Whoever became ready at an open gate behind the one whose turn it is has commands on the device: they run
+            // out with a normal share.
+            let late = |group: &&GroupView| group.wants() && group.open && group.since == now;
+            for group in snapshot.changed().filter(late) {
                 let class = self.entries[group.id.index()].map(|entry| entry.class);
                 if class < top && !device.runs.contains(&group.id) {
-                    // It became ready behind the one whose turn it is.
                     decision.share(group.id, HwShare::Normal);
                 }
             }
         }
-        let background_busy = one_at_a_time && !device.runs.is_empty();
+        let background_busy = one_at_a_time && (handing_over || !device.runs.is_empty());
         // The standing gates: open if they could run at once.
         let from = if background_busy {
             i32::MAX
@@ -295,7 +302,61 @@ impl Classes {
     }
 }
 
+impl Turn {
+    /// Says whose turn it is of those that are ready, if at most so many may execute at once.
+    fn pass(&mut self, now: Nanos, ready: &BTreeSet<GroupId>, most: usize, one_at_a_time: bool) {
+        if ready.len() <= most {
+            self.holders.clear();
+            self.holders.extend(ready);
+            self.last = self.holders.last().copied();
+            self.ends = now + TURN;
+            self.handover = None;
+            return;
+        }
+        self.handover = self
+            .handover
+            .filter(|id| ready.contains(id) && now < self.ends);
+        if self.handover.is_some() {
+            return;
+        }
+        self.holders.retain(|id| ready.contains(id));
+        if now >= self.ends {
+            let holder = self.holders.pop().filter(|_| one_at_a_time);
+            self.holders.clear();
+            if holder.is_some() {
+                self.handover = holder;
+                self.ends = now + HANDOVER;
+                return;
+            }
+        }
+        if self.holders.is_empty() {
+            let rounds = ready.len().div_ceil(most) - 1;
+            self.ends = now + TURN.min(ROUND / rounds as Nanos).max(SHORTEST_TURN);
+        }
+        // The next after the last one, around.
+        let behind = self.last.map_or(Bound::Unbounded, Bound::Excluded);
+        let after = ready.range((behind, Bound::Unbounded));
+        for &id in after.chain(ready).take(ready.len()) {
+            if self.holders.len() >= most {
+                break;
+            }
+            if !self.holders.contains(&id) {
+                self.holders.push(id);
+                self.last = Some(id);
+            }
+        }
+    }
+}
+
 impl Device {
+    /// A group is no longer of the class.
+    fn leave(&mut self, class: i32, id: GroupId) {
+        take(&mut self.members, class, id);
+        if !self.members.contains_key(&class) {
+            self.turns.remove(&class);
+        }
+    }
+
     /// By what is registered, not by what is ready: changing a share is slow, arrivals are frequent. A group that must not
     /// run has no class.
     fn fair_share(&self, class: Option<i32>, top_is_special: bool) -> HwShare {

@@ -90,16 +90,61 @@ mod tests {
         };
         check(MS, &[], (&[true, true, false, false], Some(51 * MS)));
         check(50 * MS, &[], (&[true, true, false, false], Some(51 * MS)));
-        check(51 * MS, &[], (&[true, false, true, false], Some(101 * MS)));
-        check(101 * MS, &[], (&[true, true, false, false], Some(151 * MS)));
+        // What the first has in flight runs out before the other begins.
+        check(51 * MS, &[], (&[true, false, false, false], Some(53 * MS)));
+        check(52 * MS, &[], (&[true, false, false, false], Some(53 * MS)));
+        check(53 * MS, &[], (&[true, false, true, false], Some(103 * MS)));
+        // An urgent one does not end its turn, nor a pause between two.
+        check(60 * MS, &[(0, true)], (&[true, false, false, false], None));
+        check(
+            70 * MS,
+            &[(0, false)],
+            (&[true, false, true, false], Some(113 * MS)),
+        );
+        check(
+            113 * MS,
+            &[],
+            (&[true, false, false, false], Some(115 * MS)),
+        );
+        check(114 * MS, &[(0, true)], (&[true, false, false, false], None));
+        check(
+            124 * MS,
+            &[(0, false)],
+            (&[true, false, false, false], Some(125 * MS)),
+        );
+        check(125 * MS, &[], (&[true, true, false, false], Some(175 * MS)));
         // Alone it runs on, and an idle one waits behind it; nobody busy, all stand open.
-        check(102 * MS, &[(2, false)], (&[true, true, false, false], None));
-        check(103 * MS, &[(1, false)], (&[true; 4], None));
+        check(126 * MS, &[(2, false)], (&[true, true, false, false], None));
+        check(127 * MS, &[(1, false)], (&[true; 4], None));
         // The urgent one stops all.
         check(
-            104 * MS,
+            128 * MS,
             &[(0, true), (1, true), (2, true)],
             (&[true, false, false, false], None),
+        );
+        // One that ends its work needs no pause, and three have shorter turns.
+        check(
+            129 * MS,
+            &[(0, false)],
+            (&[true, true, false, false], Some(178 * MS)),
+        );
+        check(130 * MS, &[(1, false)], (&[true, false, true, false], None));
+        check(
+            131 * MS,
+            &[(1, true), (3, true)],
+            (&[true, false, true, false], Some(180 * MS)),
+        );
+        check(
+            180 * MS,
+            &[],
+            (&[true, false, false, false], Some(182 * MS)),
+        );
+        let third = (&[true, false, false, true][..], Some(219_500 * US));
+        check(182 * MS, &[], third);
+        check(
+            183 * MS,
+            &[(1, false), (2, false)],
+            (&[true, false, false, true], None),
         );
         // Equals of the top class never take turns.
         let mut world = World::new(Hpf::default(), &[(0, true), (0, true)]);

@@ -480,6 +480,9 @@ def _():
 @row("jax", "jax", optional=True)
 def _():
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+    # Or kernels are chosen by the time that they take, and a neighbour changes that.
+    flags = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_autotune_level=0".strip()
     import jax
 
     if DEVICE == "cuda" and jax.default_backend() == "cpu":
