@@ -126,7 +126,7 @@ impl Admission {
             number: published.number,
         };
         if published.became_ready {
-            self.interval.idle();
+            self.interval.begins(Instant::now(), published.number - 1);
             ring();
         }
         let due = published.number >= self.attention.load(Ordering::Relaxed);
@@ -136,6 +136,14 @@ impl Admission {
             None
         };
         Admitted { pass, refused }
+    }
+
+    /// A synchronization has just found everything over up to this command.
+    pub(crate) fn drained<Q: HwQueue>(&self, hw: &Q, number: u64) {
+        if let Some(level @ (Level::Lv2 | Level::Lv3)) = self.level() {
+            self.interval
+                .drained(hw.spacing(level), Instant::now(), number);
+        }
     }
 
     #[cold]

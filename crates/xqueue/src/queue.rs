@@ -280,16 +280,26 @@ impl<Q: HwQueue> Core<Q> {
     }
 
     fn end_synchronize(&self, point: Option<DrainPoint>) {
-        let Some(point) = point else { return };
+        if let Some(point) = point
+            && self.note_drained(point)
+        {
+            self.admission.drained(&self.hw, point.number());
+        }
+    }
+
+    /// Whether a synchronization from that point on left the queue idle.
+    fn note_drained(&self, point: DrainPoint) -> bool {
         // After closing, the block may be another queue's.
         if self.retired.load(Ordering::SeqCst) {
-            return;
+            return false;
         }
         // Only a queue that became idle proves that the count covers its commands: see `block`.
-        if self.admission.slot.block.drained(point) {
+        let drained = self.admission.slot.block.drained(point);
+        if drained {
             self.admission.marks.drained(point.number());
             self.link.changed(self.admission.slot);
         }
+        drained
     }
 
     fn set_level(&self, level: Level) -> Result<(), Error> {
@@ -363,7 +373,8 @@ impl<Q: HwQueue> Managed for Core<Q> {
         };
         let quiet = self.polled.swap(point.number(), Ordering::Relaxed) == point.number();
         if quiet && self.hw.is_drained() {
-            self.end_synchronize(Some(point));
+            // Some time after it was: no lesson for the gates.
+            self.note_drained(point);
         }
     }
 

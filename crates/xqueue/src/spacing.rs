@@ -1,13 +1,17 @@
 //! How many commands go between two gates: as many as keep the device busy for a set time.
 //!
-//! A gate costs the device a few µs, whatever the commands take, so what is held constant is time,
-//! not a number. How long commands take is seen from the marks that stand with the gates, between looks
-//! at them with no pause in between: the queue had work all the time, and was not held. Where a queue is
-//! held so often that there are no two such looks, its gates stand too far apart, and come closer.
+//! A gate costs the device some µs, whatever the commands take, so what is held constant is time, not a
+//! number. How long commands take is learnt from *bursts*: from the moment when the queue became ready
+//! until a synchronization found it drained. Such a time contains pauses of the host and holds that nobody
+//! noticed, so that less counts at once, and more little by little.
+//!
+//! A queue that is not drained for long tells by the marks that stand with its gates, between *looks* at
+//! them with no pause in between: it had work all the time, and was not held. Where it is held so often
+//! that there are no two such looks, its gates stand too far apart, and come closer.
 
 use std::{
     sync::{
-        Mutex, PoisonError,
+        Mutex,
         atomic::{AtomicU8, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -32,6 +36,9 @@ pub enum Spacing {
 /// Time that has to be seen before it says anything, in times of the spacing's.
 const ENOUGH: u32 = 4;
 
+/// By this part commands may seem longer from one lesson to the next.
+const GROWTH: u64 = 4;
+
 /// What happened to the queue since the last look.
 const WORKED: u8 = 0;
 const IDLE: u8 = 1;
@@ -45,6 +52,7 @@ pub(crate) struct Interval {
     each_ns: AtomicU64,
     /// [`WORKED`], [`IDLE`] or [`HELD`]; the last one stays.
     since_look: AtomicU8,
+    /// Never waited for: another thread's lesson is as good.
     looks: Mutex<Looks>,
 }
 
@@ -54,9 +62,34 @@ struct Looks {
     last: Option<(Instant, u64)>,
     /// It was not the first one after a pause.
     paired: bool,
-    /// Seen since something was learnt.
+    seen: Seen,
+    /// Of the burst in progress: when it began, and how many commands came before it.
+    began: Option<(Instant, u64)>,
+    bursts: Seen,
+    /// How long the last burst took. Looks say nothing new until another has gone on for twice as long:
+    /// at its beginning the device is behind the host, and commands differ.
+    last_burst: Duration,
+}
+
+/// Time and commands since something was learnt from them.
+#[derive(Debug, Default)]
+struct Seen {
     time: Duration,
     commands: u64,
+}
+
+impl Seen {
+    /// What a command takes, ns, if there is enough to say so.
+    fn add(&mut self, time: Duration, commands: u64, wanted: Duration) -> Option<u64> {
+        self.time += time;
+        self.commands += commands;
+        if self.time < ENOUGH * wanted || self.commands == 0 {
+            return None;
+        }
+        let each = (nanos(self.time) / self.commands).max(1);
+        *self = Seen::default();
+        Some(each)
+    }
 }
 
 impl Default for Interval {
@@ -84,9 +117,38 @@ impl Interval {
         }
     }
 
-    /// The queue was idle: time that passes meanwhile is not its commands'.
-    pub(crate) fn idle(&self) {
+    /// The queue was idle, and becomes ready with the command behind so many.
+    pub(crate) fn begins(&self, now: Instant, before: u64) {
         self.since_look.fetch_max(IDLE, Ordering::Relaxed);
+        if let Ok(mut looks) = self.looks.try_lock() {
+            looks.began = Some((now, before));
+        }
+    }
+
+    /// The queue is drained of so many commands, as a synchronization has just found.
+    pub(crate) fn drained(&self, spacing: Spacing, now: Instant, commands: u64) {
+        let Spacing::Time { time: wanted, .. } = spacing else {
+            return;
+        };
+        let Ok(mut looks) = self.looks.try_lock() else {
+            return;
+        };
+        let Some((then, before)) = looks.began.take() else {
+            return;
+        };
+        let took = now.saturating_duration_since(then);
+        looks.last_burst = took;
+        let commands = commands.saturating_sub(before);
+        let Some(each) = looks.bursts.add(took, commands, wanted) else {
+            return;
+        };
+        let known = self.each_ns.load(Ordering::Relaxed);
+        let each = if known == 0 {
+            each
+        } else {
+            each.min(known + known / GROWTH + 1)
+        };
+        self.each_ns.store(each, Ordering::Relaxed);
     }
 
     /// The queue is held.
@@ -99,28 +161,32 @@ impl Interval {
         let Spacing::Time { time: wanted, .. } = spacing else {
             return;
         };
-        let mut looks = self.looks.lock().unwrap_or_else(PoisonError::into_inner);
+        let Ok(mut looks) = self.looks.try_lock() else {
+            return;
+        };
         let since = self.since_look.swap(WORKED, Ordering::Relaxed);
         let last = looks.last.replace((now, done));
+        let told = |(began, _)| now < began + 2 * looks.last_burst;
+        if looks.began.is_some_and(told) {
+            looks.paired = false;
+            return;
+        }
         let Some((then, before)) = last.filter(|_| since == WORKED) else {
             if since == HELD && !looks.paired {
                 let apart = u64::from(self.commands(spacing));
                 let each = (2 * nanos(wanted) / apart).min(nanos(wanted));
                 self.each_ns.store(each, Ordering::Relaxed);
-                (looks.time, looks.commands) = (Duration::ZERO, 0);
+                looks.seen = Seen::default();
             }
             looks.paired = false;
             return;
         };
         looks.paired = true;
-        looks.time += now.saturating_duration_since(then);
-        looks.commands += done.saturating_sub(before);
-        if looks.time < ENOUGH * wanted || looks.commands == 0 {
-            return;
+        let time = now.saturating_duration_since(then);
+        let commands = done.saturating_sub(before);
+        if let Some(each) = looks.seen.add(time, commands, wanted) {
+            self.each_ns.store(each, Ordering::Relaxed);
         }
-        let each = (nanos(looks.time) / looks.commands).max(1);
-        self.each_ns.store(each, Ordering::Relaxed);
-        (looks.time, looks.commands) = (Duration::ZERO, 0);
     }
 }
 
@@ -169,7 +235,7 @@ mod tests {
         interval.look(SPACING, start, 0);
         interval.look(SPACING, start + 1_000 * US, 1);
         assert_eq!(interval.commands(SPACING), 8, "too little");
-        interval.idle();
+        interval.begins(start + 49_000 * US, 2);
         interval.look(SPACING, start + 50_000 * US, 2);
         assert_eq!(interval.commands(SPACING), 8, "it was idle meanwhile");
         interval.look(SPACING, start + 50_500 * US, 2);
@@ -211,6 +277,39 @@ mod tests {
             let commands = held_again_and_again(each_us * US, open_us * US);
             assert!(expect.contains(&commands), "{each_us} µs: {commands}");
         }
+    }
+
+    /// The interval after bursts of so many commands that take so long, the host looking `early` only.
+    #[track_caller]
+    fn check_bursts(bursts: &[(u64, u64)], early: u64, expect: u32) {
+        let interval = Interval::default();
+        let (mut now, mut before) = (Instant::now(), 0);
+        for &(commands, took_us) in bursts {
+            interval.begins(now, before);
+            for look in 0..early {
+                interval.look(SPACING, now + look as u32 * 200 * US, before + look / 4);
+            }
+            before += commands;
+            now += took_us as u32 * US;
+            interval.drained(SPACING, now, before);
+            now += 10_000 * US;
+        }
+        assert_eq!(interval.commands(SPACING), expect, "{bursts:?}");
+    }
+
+    #[test]
+    fn bursts_tell_how_long_commands_take() {
+        check_bursts(&[(160, 16_000)], 0, 5);
+        check_bursts(&[(160, 16_000); 3], 20, 5);
+        // Short ones, together.
+        check_bursts(&[(17, 60); 30], 0, 8);
+        check_bursts(&[(17, 60); 40], 0, 128);
+        // Held for long once, and from then on.
+        check_bursts(&[(160, 16_000), (160, 160_000)], 0, 3);
+        check_bursts(&[(160, 16_000), (160, 160_000), (160, 16_000)], 0, 5);
+        let mut long = vec![(160, 16_000)];
+        long.resize(20, (160, 160_000));
+        check_bursts(&long, 0, 1);
     }
 
     #[test]
