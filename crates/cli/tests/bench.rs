@@ -125,32 +125,51 @@ const EITHER: &[i32] = &[0, 1];
 fn the_overhead_is_that_of_equal_work_with_and_without_the_shim() {
     let xsched = Installed::new();
     let words = "overhead --device cuda --model kernels:4x50 --pairs 6 --seconds 0.05";
-    xsched.bench(words, &[], EITHER);
-    let result = xsched.result("overhead_result.json");
-    assert_eq!(
-        (&result["level"], &result["outputs_equal"]),
-        (&3.into(), &true.into())
-    );
-    let variants: Vec<_> = result["variants"].as_array().unwrap().iter().collect();
-    let names: Vec<_> = variants.iter().map(|one| one["variant"].as_str()).collect();
-    assert_eq!(names, [Some("no_preload"), Some("off"), Some("scheduled")]);
-    let pairs = result["by_pair"].as_array().unwrap();
-    assert_eq!(pairs.len(), 6);
-    for pair in pairs {
-        let figures = pair.as_array().unwrap();
-        assert!(figures.len() == 3 && figures.iter().all(|ms| ms.as_f64().unwrap() > 0.0));
+    for (processes, variants) in [
+        ("", &["passing", "scheduled"][..]),
+        (" --processes", &["no_preload", "off", "scheduled"]),
+    ] {
+        xsched.bench(&format!("{words}{processes}"), &[], EITHER);
+        check_overhead(&xsched, variants);
+        let _ = fs::remove_dir_all(xsched.path("out"));
     }
-    let judged = result["comparisons"].as_array().unwrap();
-    let judged = judged.iter().filter(|one| !one["verdict"].is_null());
-    assert_eq!(judged.count(), 2);
-    // A process each, three a pair, and the daemon.
-    assert_eq!(fs::read_dir(xsched.path("out/logs")).unwrap().count(), 19);
 
     xsched.bench("overhead --device cuda --launch --pairs 6", &[], EITHER);
     let result = xsched.result("overhead_result.json");
     assert_eq!(
         (&result["model"], &result["unit"]),
         (&"launch".into(), &"ns".into())
+    );
+}
+
+#[track_caller]
+fn check_overhead(xsched: &Installed, variants: &[&str]) {
+    let result = xsched.result("overhead_result.json");
+    assert_eq!(
+        (&result["level"], &result["outputs_equal"]),
+        (&3.into(), &true.into())
+    );
+    let figures = result["variants"].as_array().unwrap().iter();
+    let names: Vec<_> = figures
+        .map(|one| one["variant"].as_str().unwrap())
+        .collect();
+    assert_eq!(names, variants);
+    let pairs = result["by_pair"].as_array().unwrap();
+    assert_eq!(pairs.len(), 6);
+    for pair in pairs {
+        let figures = pair.as_array().unwrap();
+        assert!(
+            figures.len() == variants.len() && figures.iter().all(|ms| ms.as_f64().unwrap() > 0.0)
+        );
+    }
+    let judged = result["comparisons"].as_array().unwrap();
+    let judged = judged.iter().filter(|one| !one["verdict"].is_null());
+    assert_eq!(judged.count(), variants.len() - 1);
+    // The processes, one or three a pair, and the daemon.
+    let processes = if variants.len() == 2 { 6 } else { 18 };
+    assert_eq!(
+        fs::read_dir(xsched.path("out/logs")).unwrap().count(),
+        processes + 1
     );
 }
 

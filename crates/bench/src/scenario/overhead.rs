@@ -1,16 +1,20 @@
 //! Scenario `overhead`: what the shim costs a program that has the device to itself.
 //!
-//! Each pair starts the same program three times: without any preload, with the shim preloaded but
-//! switched off, and scheduled by a daemon. All get ready together, then each works in turn while the
-//! others sleep, there and back (A B C C B A), so that what changes slowly cancels. Every pair has
-//! processes of its own, since equal processes differ more than two measurements of one do; the order
-//! alternates. What counts is the centre of the paired differences and its interval ([`Centre`]).
+//! Equal processes differ by more than the shim costs. So on CUDA each process lets every other of its
+//! requests pass the shim unscheduled, and what counts is the difference within it; or with `--launch`
+//! it measures its hook against the driver's own function ([`launch`]).
 //!
-//! A launch costs so little that processes differ by more: there each process measures its hook against
-//! the driver's own function ([`launch`]), and what counts is that difference.
+//! Elsewhere, and with `--processes`, each pair starts the same program several times: without any
+//! preload, with the shim preloaded but switched off, and scheduled by a daemon. All get ready together,
+//! then each works in turn while the others sleep, there and back (A B C C B A), so that what changes
+//! slowly cancels; the order alternates.
+//!
+//! Every pair has processes of its own. The overhead is the centre of the paired differences, with its
+//! interval ([`Centre`]).
 
 mod launch;
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::process::Command as Program;
 use std::time::Duration;
@@ -38,6 +42,8 @@ const RESULT: &str = "overhead_result.json";
 const WARMUP: u32 = 10;
 /// Measurements of each process.
 const PASSES: u32 = 2;
+/// Processes that get ready at the same time where each is a pair of its own.
+const AT_ONCE: u32 = 3;
 /// From its start until a process is ready, and from the end of its time to its result.
 const SETUP_LIMIT: Duration = Duration::from_secs(300);
 const HANG_LIMIT: Duration = Duration::from_secs(60);
@@ -100,7 +106,11 @@ struct Options {
     /// Measure kernel launches instead of a model: the host's time for one, no gate due.
     #[arg(long, conflicts_with_all = ["model", "batch", "seconds"])]
     launch: bool,
-    /// Pairs of processes with and without the shim.
+    /// Compare processes without the shim, with it switched off and scheduled by it, instead of
+    /// requests of one process; on cuda.
+    #[arg(long, conflicts_with = "launch")]
+    processes: bool,
+    /// Pairs of measurements with and without the shim.
     #[arg(long, value_name = "N", default_value_t = 15)]
     pairs: u32,
     /// Length of each of the two measurements of a process, seconds.
@@ -155,6 +165,11 @@ impl Options {
         Ok(())
     }
 
+    /// Each pair is one process.
+    fn within(&self) -> bool {
+        self.device == Device::Cuda && !self.launch && !self.processes
+    }
+
     fn limit(&self) -> Limit {
         if self.launch {
             LAUNCH_LIMIT
@@ -167,6 +182,7 @@ impl Options {
     fn variants(&self) -> &'static [Variant] {
         match self.device {
             _ if self.launch => &[Variant::Bare, Variant::Off, Variant::Scheduled],
+            _ if self.within() => &[Variant::Passing, Variant::Scheduled],
             Device::Cpu => &[Variant::Off, Variant::Scheduled],
             Device::Cuda | Device::OpenCl => {
                 &[Variant::NoPreload, Variant::Off, Variant::Scheduled]
@@ -184,6 +200,8 @@ enum Variant {
     NoPreload,
     /// It is preloaded, and `XSCHED_DISABLE=1`.
     Off,
+    /// Requests of a scheduled process that pass.
+    Passing,
     /// By a daemon, with nobody else.
     Scheduled,
 }
@@ -194,6 +212,7 @@ impl Variant {
             Variant::Bare => "bare",
             Variant::NoPreload => "no-preload",
             Variant::Off => "off",
+            Variant::Passing => "passing",
             Variant::Scheduled => "scheduled",
         }
     }
@@ -203,6 +222,7 @@ impl Variant {
             Variant::Bare => "the driver's own",
             Variant::NoPreload => "no preload",
             Variant::Off => "switched off",
+            Variant::Passing => "passing unscheduled",
             Variant::Scheduled => "scheduled",
         }
     }
@@ -286,9 +306,22 @@ struct Pair {
     figures: Vec<f64>,
     /// Of the scheduled process.
     level: u8,
-    /// Of the outputs, one for each variant; launches have none.
+    /// Of the outputs, one for each process; launches have none.
     digests: Vec<String>,
 }
+
+/// One measurement of a process.
+struct Slice {
+    /// A request took, on average.
+    each_ms: f64,
+    /// Of each request, ms.
+    latencies: Vec<f64>,
+    /// Of the output.
+    digest: String,
+}
+
+/// Why a process has no figure.
+const MORE: &str = "too few requests were completed: give more --seconds";
 
 struct Bench<'a> {
     options: &'a Options,
@@ -308,8 +341,14 @@ fn measure(options: &Options, context: &mut Context) -> anyhow::Result<Outcome> 
         launcher,
     };
     let mut pairs = Vec::new();
-    for number in 0..options.pairs {
-        pairs.push(bench.pair(number)?);
+    while (pairs.len() as u32) < options.pairs {
+        let number = pairs.len() as u32;
+        if options.within() {
+            let end = options.pairs.min(number + AT_ONCE);
+            pairs.extend(bench.singles(number..end)?);
+        } else {
+            pairs.push(bench.pair(number)?);
+        }
         bench.daemon.check()?;
     }
     let result = compare(options, &pairs, manifest)?;
@@ -334,9 +373,9 @@ impl Bench<'_> {
         let mut figures = vec![0.0; variants.len()];
         let mut digests = vec![String::new(); variants.len()];
         for index in there_and_back(number, variants.len()) {
-            let (figure, digest) = self.slice(&mut peers[index])?;
-            figures[index] += figure / f64::from(PASSES);
-            digests[index] = digest;
+            let slice = self.slice(&mut peers[index])?;
+            figures[index] += slice.each_ms / f64::from(PASSES);
+            digests[index] = slice.digest;
         }
         for peer in peers {
             peer.finish()?;
@@ -346,6 +385,41 @@ impl Bench<'_> {
             level,
             digests,
         })
+    }
+
+    /// Processes that get ready together, each a pair of its own: of its requests those that pass, which
+    /// come first, and the others in turn.
+    fn singles(&self, numbers: Range<u32>) -> anyhow::Result<Vec<Pair>> {
+        let mut peers = Vec::new();
+        for number in numbers {
+            peers.push(self.peer(number, Variant::Scheduled)?);
+        }
+        let mut levels = Vec::new();
+        for peer in &mut peers {
+            levels.push(self.scheduled(peer)?);
+        }
+        let mut pairs = Vec::new();
+        for (mut peer, level) in peers.into_iter().zip(levels) {
+            let (mut latencies, mut digest) = ([vec![], vec![]], String::new());
+            for _ in 0..PASSES {
+                let slice = self.slice(&mut peer)?;
+                for (latency, turn) in slice.latencies.into_iter().zip([0, 1].into_iter().cycle()) {
+                    latencies[turn].push(latency);
+                }
+                digest = slice.digest;
+            }
+            peer.finish()?;
+            pairs.push(Pair {
+                figures: latencies
+                    .map(median)
+                    .into_iter()
+                    .collect::<Option<_>>()
+                    .context(MORE)?,
+                level,
+                digests: vec![digest],
+            });
+        }
+        Ok(pairs)
     }
 
     /// A pair of processes whose launches are measured: what a hook costs is seen within each.
@@ -373,23 +447,23 @@ impl Bench<'_> {
     fn peers(&self, number: u32, variants: &[Variant]) -> anyhow::Result<(Vec<Peer>, u8)> {
         let mut peers = Vec::new();
         for variant in variants {
-            let name = format!("{}-{}", number + 1, variant.name());
-            let command = self.command(*variant);
-            let interrupt = &self.context.interrupt;
-            peers.push(Peer::start(&self.launcher, command, &name, interrupt)?);
+            peers.push(self.peer(number, *variant)?);
         }
         let mut level = 0;
         for (peer, variant) in peers.iter_mut().zip(variants) {
-            let in_force = self.ready(peer)?;
-            match (variant, in_force) {
-                (Variant::Scheduled, 0) => {
-                    bail!("nobody schedules the process: `xsched doctor` says why")
-                }
-                (Variant::Scheduled, _) => level = in_force,
-                _ => {}
+            match variant {
+                Variant::Scheduled => level = self.scheduled(peer)?,
+                _ => drop(self.ready(peer)?),
             }
         }
         Ok((peers, level))
+    }
+
+    fn peer(&self, number: u32, variant: Variant) -> anyhow::Result<Peer> {
+        let name = format!("{}-{}", number + 1, variant.name());
+        let command = self.command(variant);
+        let interrupt = &self.context.interrupt;
+        Ok(Peer::start(&self.launcher, command, &name, interrupt)?)
     }
 
     fn command(&self, variant: Variant) -> Program {
@@ -430,7 +504,18 @@ impl Bench<'_> {
         for (name, value) in words {
             command.arg(name).arg(value);
         }
+        if self.options.within() {
+            command.arg("--in-turns");
+        }
         command
+    }
+
+    /// Waits until a process is ready that has to be scheduled; gives its level.
+    fn scheduled(&self, peer: &mut Peer) -> anyhow::Result<u8> {
+        match self.ready(peer)? {
+            0 => bail!("nobody schedules the process: `xsched doctor` says why"),
+            level => Ok(level),
+        }
     }
 
     /// Waits until a process is ready; gives its level.
@@ -445,8 +530,7 @@ impl Bench<'_> {
         }
     }
 
-    /// One measurement: ms a request, and the output's digest.
-    fn slice(&self, peer: &mut Peer) -> anyhow::Result<(f64, String)> {
+    fn slice(&self, peer: &mut Peer) -> anyhow::Result<Slice> {
         peer.tell("start");
         let limit = HANG_LIMIT + Duration::from_secs_f64(self.options.seconds);
         loop {
@@ -454,11 +538,12 @@ impl Bench<'_> {
             match report(&line)? {
                 Report::Progress { .. } => {}
                 Report::Result { completed: 0, .. } => {
-                    bail!("no request was completed: give more --seconds")
+                    bail!(MORE)
                 }
                 Report::Result {
                     completed,
                     elapsed_ms,
+                    samples,
                     digest,
                     digests_equal,
                     ..
@@ -466,7 +551,11 @@ impl Bench<'_> {
                     if !digests_equal {
                         bail!("the outputs of one process differ among themselves");
                     }
-                    return Ok((elapsed_ms / completed as f64, digest));
+                    return Ok(Slice {
+                        each_ms: elapsed_ms / completed as f64,
+                        latencies: samples.into_iter().map(|[.., latency]| latency).collect(),
+                        digest,
+                    });
                 }
                 other => bail!("no result: {other:?}"),
             }
@@ -529,7 +618,7 @@ fn compare(
             verdict: Some(judge(&overhead, &limit)),
         });
     }
-    if variants[0] != Variant::Off {
+    if variants.contains(&Variant::Off) && variants[0] != Variant::Off {
         comparisons.push(Comparison {
             variant: Variant::Off,
             against: variants[0],
@@ -546,11 +635,9 @@ fn compare(
         Some(worst) => worst,
         None => Verdict::Fail,
     };
-    let median = |index: usize| {
-        let mut figures: Vec<f64> = pairs.iter().map(|pair| pair.figures[index]).collect();
-        figures.sort_by(f64::total_cmp);
-        let last = figures.len() - 1;
-        (figures[last / 2] + figures[last.div_ceil(2)]) / 2.0
+    let middle = |index: usize| {
+        let figures = pairs.iter().map(|pair| pair.figures[index]).collect();
+        median(figures).expect("some pairs")
     };
     Ok(OverheadResult {
         test_name: "overhead",
@@ -570,7 +657,7 @@ fn compare(
             .enumerate()
             .map(|(index, variant)| Figure {
                 variant: *variant,
-                median: median(index),
+                median: middle(index),
             })
             .collect(),
         comparisons,
@@ -580,6 +667,13 @@ fn compare(
         by_pair: pairs.iter().map(|pair| pair.figures.clone()).collect(),
         manifest,
     })
+}
+
+/// `None`: of nothing.
+fn median(mut figures: Vec<f64>) -> Option<f64> {
+    figures.sort_by(f64::total_cmp);
+    let last = figures.len().checked_sub(1)?;
+    Some((figures[last / 2] + figures[last.div_ceil(2)]) / 2.0)
 }
 
 impl OverheadResult {

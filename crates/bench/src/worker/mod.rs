@@ -72,6 +72,9 @@ pub struct WorkerArgs {
     /// Measure this often, each time from a start to a result.
     #[arg(long, hide = true, default_value_t = 1)]
     pub repeat: u32,
+    /// Let every other request pass the shim unscheduled, the first one among them.
+    #[arg(long, hide = true)]
+    pub in_turns: bool,
     /// Side of the images in pixels, by default 224; of whisper_base_encoder the frames of a clip, by
     /// default 3000.
     #[arg(long)]
@@ -255,7 +258,14 @@ fn work(
 
     for _ in 0..args.repeat {
         clock.wait_for_start();
-        let serve = || workload.infer().map(|bytes| outputs.check(&bytes));
+        let mut scheduled = true;
+        let serve = || {
+            if args.in_turns {
+                scheduled = !scheduled;
+                cuda::driver::set_enabled(scheduled).map_err(Failure::other)?;
+            }
+            workload.infer().map(|bytes| outputs.check(&bytes))
+        };
         let progress = |completed, elapsed| {
             let elapsed_ms = milliseconds(elapsed);
             Ok(write_report(
@@ -271,6 +281,9 @@ fn work(
             requests,
             dropped,
         } = pace::drive(schedule, &mut clock, serve, progress)?;
+        if args.in_turns {
+            cuda::driver::set_enabled(true).map_err(Failure::other)?;
+        }
         let sample = |request: &pace::Request| {
             [request.arrival, request.start, request.latency()].map(milliseconds)
         };
@@ -335,6 +348,11 @@ fn schedule(args: &WorkerArgs) -> Result<Schedule, Failure> {
     }
     if args.device != Device::Cuda && args.cuda_graph {
         return Err(Failure::usage("--cuda-graph needs --device cuda"));
+    }
+    if args.in_turns && (args.device != Device::Cuda || args.arrival != Arrival::Closed) {
+        return Err(Failure::usage(
+            "--in-turns needs --device cuda and --arrival closed",
+        ));
     }
     if args.device != Device::Cuda && args.precision != Precision::Fp32 {
         return Err(Failure::usage("--precision fp16 needs --device cuda"));

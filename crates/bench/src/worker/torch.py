@@ -87,6 +87,7 @@ def parse(words):
     parser.add_argument("--image-size", type=int)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--repeat", type=int, default=1)
+    parser.add_argument("--in-turns", action="store_true")
     parser.add_argument("--cuda-graph", action="store_true")
     return parser.parse_args(words)
 
@@ -232,12 +233,16 @@ def drive(harness, request, outputs, options):
             dropped += 1
             arrival, successor = successor, next(source, None)
         upcoming, successor = successor, next(source, None)
+        if options.in_turns:
+            set_enabled(len(ends) % 2)
         request()
         ends.append(monotonic() - epoch)
         arrivals.append(arrival)
         starts.append(now)
         outputs.check()
     elapsed = monotonic() - epoch
+    if options.in_turns:
+        set_enabled(1)
     samples = [
         [milliseconds(arrival), milliseconds(start), milliseconds(end - arrival)]
         for arrival, start, end in zip(arrivals, starts, ends)
@@ -561,6 +566,14 @@ def level_in_force():
     ask.argtypes = ()
     ask.restype = ctypes.c_int
     return max(0, min(3, ask()))
+
+
+def set_enabled(on):
+    """Has the preloaded shim let everything pass (0), or schedule it again."""
+    ask = ctypes.CDLL(None).xsched_set_enabled
+    ask.argtypes = (ctypes.c_int,)
+    if ask(on) != 0:
+        raise Failure("other", "nobody schedules this process: `xsched doctor` says why")
 
 
 # How libraries say that memory has run out, in small letters.

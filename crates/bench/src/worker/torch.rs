@@ -75,6 +75,9 @@ fn command(args: &WorkerArgs) -> Command {
     if args.drop_late {
         command.arg("--drop-late");
     }
+    if args.in_turns {
+        command.arg("--in-turns");
+    }
     if args.cuda_graph {
         command.arg("--cuda-graph");
     }

@@ -23,6 +23,17 @@ pub extern "C" fn xsched_level() -> i32 {
         .map_or(0, |level| level as i32)
 }
 
+/// Lets the commands of all threads pass unscheduled (0), or schedules them again (anything else). What
+/// stands behind a closed gate already still waits for it.
+/// Returns 0, or 2 if nobody schedules this process.
+#[unsafe(no_mangle)]
+pub extern "C" fn xsched_set_enabled(on: i32) -> i32 {
+    match state::guarded(|| state::set_enabled(on != 0)) {
+        Some(true) => 0,
+        _ => 2,
+    }
+}
+
 /// Gives a stream (a `cudaStream_t` or `CUstream`; null: the legacy default stream of the current
 /// context) a priority of its own, -255 to 255, larger is more urgent; it becomes its own task
 /// group. A blocking stream cannot: it waits for the legacy default stream and that for it, so the

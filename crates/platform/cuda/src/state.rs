@@ -1,7 +1,7 @@
 //! Whether the shim acts in this process, its one agent, and calls that open its gates.
 
 use xsched_agent::Agent;
-pub(crate) use xsched_shim::state::{agent, guarded, is_active, say};
+pub(crate) use xsched_shim::state::{agent, guarded, is_active, say, set_enabled};
 
 use crate::sys::CUresult;
 

@@ -23,6 +23,17 @@ pub extern "C" fn xsched_level() -> i32 {
         .map_or(0, |level| level as i32)
 }
 
+/// Lets the commands of all threads pass unscheduled (0), or schedules them again (anything else). What
+/// stands behind a closed gate already still waits for it.
+/// Returns 0, or 2 if nobody schedules this process.
+#[unsafe(no_mangle)]
+pub extern "C" fn xsched_set_enabled(on: i32) -> i32 {
+    match state::guarded(|| state::set_enabled(on != 0)) {
+        Some(true) => 0,
+        _ => 2,
+    }
+}
+
 /// Gives a created stream a priority of its own, -255 to 255, larger is more urgent; it becomes its
 /// own task group. A default stream cannot have one: blocking streams wait for it and it for them, so
 /// the priority becomes that of all streams of the process without one of their own.

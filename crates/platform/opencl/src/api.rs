@@ -20,6 +20,17 @@ pub extern "C" fn xsched_opencl_level(queue: Queue) -> i32 {
         .map_or(0, |level| level as i32)
 }
 
+/// Lets the commands of all threads pass unscheduled (0), or schedules them again (anything else). What
+/// stands behind a closed gate already still waits for it.
+/// Returns 0, or 2 if nobody schedules this process.
+#[unsafe(no_mangle)]
+pub extern "C" fn xsched_opencl_set_enabled(on: i32) -> i32 {
+    match state::guarded(|| state::set_enabled(on != 0)) {
+        Some(true) => 0,
+        _ => 2,
+    }
+}
+
 /// Gives a command queue a priority of its own, -255 to 255, larger is more urgent (-256: do not
 /// run); it becomes its own task group. Returns 0, or 1 if the priority is out of range, or 2 if
 /// the queue is not scheduled.

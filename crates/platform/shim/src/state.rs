@@ -11,6 +11,8 @@ use xsched_wire::env::{Scheduler, Settings};
 const UNDECIDED: u8 = 0;
 const ACTIVE: u8 = 1;
 const OFF: u8 = 2;
+/// By the program itself, which may come back.
+const PAUSED: u8 = 3;
 
 static STATE: AtomicU8 = AtomicU8::new(UNDECIDED);
 
@@ -19,7 +21,7 @@ static STATE: AtomicU8 = AtomicU8::new(UNDECIDED);
 pub fn is_active() -> bool {
     match STATE.load(Ordering::Relaxed) {
         ACTIVE => true,
-        OFF => false,
+        OFF | PAUSED => false,
         _ => decide(),
     }
 }
@@ -30,6 +32,19 @@ fn decide() -> bool {
     let state = if wanted { ACTIVE } else { OFF };
     let _ = STATE.compare_exchange(UNDECIDED, state, Ordering::Relaxed, Ordering::Relaxed);
     STATE.load(Ordering::Relaxed) == ACTIVE
+}
+
+/// Lets commands pass unscheduled from now on, or schedules them again, as the program asks. False: the
+/// shim does not act in this process.
+pub fn set_enabled(on: bool) -> bool {
+    is_active();
+    let (from, to) = if on {
+        (PAUSED, ACTIVE)
+    } else {
+        (ACTIVE, PAUSED)
+    };
+    let result = STATE.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed);
+    result.map_or_else(|state| state == to, |_| true)
 }
 
 /// Switches the shim off for this process: everything passes through from now on.

@@ -586,6 +586,18 @@ pub(crate) fn set_priority(stream: Stream, priority: i32) -> Result<(), Error> {
     }
 }
 
+/// Has the preloaded shim let everything pass, or schedule it again.
+pub(crate) fn set_enabled(on: bool) -> Result<(), Error> {
+    // SAFETY: the shim's function of that name takes and returns an int.
+    let set = unsafe { Library::this().get::<extern "C" fn(i32) -> i32>(b"xsched_set_enabled\0") };
+    match set.map_or(2, |set| set(i32::from(on))) {
+        0 => Ok(()),
+        _ => Err(Error::Missing(
+            "nobody schedules this process: `xsched doctor` says why".to_owned(),
+        )),
+    }
+}
+
 /// A duplicate of a descriptor of this process that somebody else owns.
 pub(crate) fn duplicate(number: i32) -> std::io::Result<OwnedFd> {
     // SAFETY: borrowed for this call alone; should its owner close it meanwhile, the call fails or
