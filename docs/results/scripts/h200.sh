@@ -11,6 +11,7 @@
 #   intensive    20/s against batch 1024, three rounds of 10 s
 #   launch       host cost of an intercepted launch
 #   overhead-8 overhead-256 overhead-gpt2    a model alone, with and without the shim
+#   two-gpus     data-parallel training on both GPUs of a machine with two, and the high job on one
 #   threads      two Python threads of one process with priorities of their own, level 2
 #   conformance  programs compute and end the same with the shim, preempted, as without it
 #   systematic   threads of one process under its own scheduler
@@ -19,7 +20,7 @@
 set -u
 bin=$(cd "${BIN:-.}" && pwd)
 here=$(cd "$(dirname "$0")" && pwd)
-[ $# -ge 2 ] || { sed -n '2,21s/^# \{0,1\}//p' "$0"; exit 2; }
+[ $# -ge 2 ] || { sed -n '2,22s/^# \{0,1\}//p' "$0"; exit 2; }
 [ -x "$bin/xsched" ] && [ -f "$bin/libshimcuda.so" ] || {
     echo "h200.sh: $bin has no xsched and libshimcuda.so: set BIN" >&2
     exit 2
@@ -64,6 +65,10 @@ for section; do
     overhead-8) bench overhead-8 overhead --device cuda --model resnet50 --batch 8 ;;
     overhead-256) bench overhead-256 overhead --device cuda --model resnet50 --batch 256 ;;
     overhead-gpt2) bench overhead-gpt2 overhead --device cuda --model gpt2-small --seconds 2 ;;
+    two-gpus)
+        mkdir -p "$out/two-gpus"
+        timeout 470 python3 "$here/two_gpus.py" "$bin" "$out/two-gpus" || failed=1
+        ;;
     threads)
         mkdir -p "$out/threads"
         timeout 470 python3 "$here/threads.py" "$bin" "$out/threads" || failed=1

@@ -62,8 +62,9 @@ def high():
         latencies, arrival = [], begin
         while arrival < begin + SECONDS:
             left = arrival - time.monotonic()
-            if left > 0.0003:
-                time.sleep(left - 0.0002)
+            # A sleep may end late by much of a request.
+            if left > 0.002:
+                time.sleep(left - 0.0015)
             while time.monotonic() < arrival:
                 pass
             request()
@@ -83,7 +84,7 @@ def train(rank, store):
     import torchvision
 
     torch.manual_seed(0)
-    torch.use_deterministic_algorithms(True)
+    torch.use_deterministic_algorithms(True, warn_only=True)
     torch.cuda.set_device(rank)
     dist.init_process_group("nccl", init_method=f"file://{store}", rank=rank, world_size=2)
     model = torchvision.models.resnet50(weights=None).cuda()
