@@ -102,6 +102,7 @@ impl Device {
         }
         self.note_contention(now, limits);
         if self.guard.may_grant(now) {
+            self.claim_piece(now, registry);
             self.guard.grant(now, &self.waits);
         }
         let holder = self.guard.holder();
@@ -179,8 +180,9 @@ impl Device {
         let group = registry.group(id);
         let part = match (group.view.wants(), decision.runs(id)) {
             (false, _) => Part::None,
-            (true, true) => Part::Runs(self.runs.len()),
-            (true, false) => Part::Waits(self.waits.len()),
+            // Whoever has a piece keeps it, although the policy has come to run it, too.
+            (true, true) if self.guard.holder() != Some(id) => Part::Runs(self.runs.len()),
+            (true, _) => Part::Waits(self.waits.len()),
         };
         if std::mem::discriminant(&part) != std::mem::discriminant(&group.part) {
             self.set_part(now, id, part, registry);
@@ -225,9 +227,23 @@ impl Device {
                 self.waits.push(Waiter {
                     due: group.credit.due,
                     group: id,
-                    used: group.credit.used,
                 });
             }
+        }
+    }
+
+    /// The group that was due first waits for its piece, also if the policy runs it for the moment.
+    fn claim_piece(&mut self, now: Nanos, registry: &mut Registry) {
+        let Some(first) = self.waits.iter().map(|waiter| waiter.due).min() else {
+            return;
+        };
+        let due = |&id: &GroupId| {
+            let group = registry.group(id);
+            let due = self.guard.due_since(group.view.times(now), &group.credit)?;
+            (due < first).then_some((due, id))
+        };
+        if let Some((_, id)) = self.runs.iter().filter_map(due).min() {
+            self.set_part(now, id, Part::Waits(0), registry);
         }
     }
 
@@ -253,7 +269,6 @@ impl Device {
         self.guard.end_piece(now, Some(&mut group.credit));
         if let Part::Waits(at) = group.part {
             self.waits[at].due = group.credit.due;
-            self.waits[at].used = group.credit.used;
         }
         self.changed.push(holder);
     }

@@ -1,9 +1,10 @@
 //! The starvation guard of one device: a minimal share for every ready group that the policy does not run.
 //!
 //! A group that has waited for `wait` is due a *piece*: it has the device to itself for at most 5 ms. Those that are due
-//! are served in the order in which they became so, one whose piece was cut short going on where it stopped, and from the
-//! start of one piece to the next so much time passes that all pieces together never take more than the cap (25 %). What the policy gives a group pays for its waiting at the
-//! same rate (5 ms for `wait`), so one that runs regularly never becomes due.
+//! are served in the order in which they became so, and from the start of one piece to the next so much time passes that
+//! all pieces together never take more than the cap (25 %). What the policy gives a group pays for its waiting at the same
+//! rate (5 ms for `wait`), so one that runs regularly never becomes due. One that the policy runs for the moment, but that
+//! is due all the same, has its piece like the others: theirs would close it, in each of its moments if they come in step.
 //!
 //! Why that keeps the promise of min(min_share, ¾ cap ÷ n) over any window in which at most n groups wait: a *rotation*
 //! is a tenth of the window, and pieces are so small that serving all n groups once, within the cap, takes no longer.
@@ -61,6 +62,17 @@ impl Rules {
         self.min_share.min(0.75 * self.cap / waiting.max(1) as f64)
     }
 
+    /// The waiting of a group that does not wait now which nothing has paid for.
+    fn unpaid(&self, times: Times, credit: &Credit) -> Nanos {
+        let served = times.served - credit.then.served;
+        // It was closed for the pieces of others, although the policy ran it.
+        let waited = times.waiting - credit.then.waiting;
+        let idle = (times.now - credit.then.now).saturating_sub(served + waited);
+        // Service pays for waiting; idle time lets it be forgotten one for one.
+        let paid = served.saturating_mul(self.worth).saturating_add(idle);
+        (credit.waited + waited).saturating_sub(paid)
+    }
+
     fn piece(&self, waiting: usize) -> Nanos {
         let fair = (self.cap * self.rotation / waiting.max(1) as f64) as Nanos;
         fair.clamp(SHORTEST_PIECE.min(self.longest_piece), self.longest_piece)
@@ -72,8 +84,6 @@ impl Rules {
 pub(crate) struct Credit {
     /// While it waits: when it is due a piece.
     pub(crate) due: Nanos,
-    /// What it had of the piece that it was last due: one that is cut short goes on later.
-    pub(crate) used: Nanos,
     /// While it does not: the waiting that was not paid for, and how its time stood when that was counted.
     waited: Nanos,
     then: Times,
@@ -84,7 +94,6 @@ impl Credit {
     pub(crate) fn new(times: Times) -> Credit {
         Credit {
             due: 0,
-            used: 0,
             waited: 0,
             then: times,
         }
@@ -117,8 +126,6 @@ struct Piece {
     group: GroupId,
     start: Nanos,
     end: Nanos,
-    /// What its holder had of it before it was cut short.
-    before: Nanos,
 }
 
 impl Guard {
@@ -155,15 +162,16 @@ impl Guard {
     /// A group begins to wait by the policy's decision.
     pub(crate) fn start_waiting(&mut self, times: Times, credit: &mut Credit) {
         let Some(rules) = self.rules else { return };
-        let served = times.served - credit.then.served;
-        // It was closed for the pieces of others, although the policy ran it.
-        let waited = times.waiting - credit.then.waiting;
-        let idle = (times.now - credit.then.now).saturating_sub(served + waited);
-        // Service pays for waiting; idle time lets it be forgotten one for one.
-        let paid = served.saturating_mul(rules.worth).saturating_add(idle);
-        credit.waited = (credit.waited + waited).saturating_sub(paid);
+        credit.waited = rules.unpaid(times, credit);
         credit.due = (times.now + rules.wait).saturating_sub(credit.waited);
         self.earliest_due = self.earliest_due.min(credit.due);
+    }
+
+    /// When a group that the policy runs would have become due, if it waited: not after now.
+    pub(crate) fn due_since(&self, times: Times, credit: &Credit) -> Option<Nanos> {
+        let rules = self.rules?;
+        let due = (times.now + rules.wait).saturating_sub(rules.unpaid(times, credit));
+        (due <= times.now).then_some(due)
     }
 
     /// A group no longer waits: the policy runs it, or it has no work.
@@ -183,22 +191,13 @@ impl Guard {
         let (Some(piece), Some(rules)) = (self.piece.take(), self.rules) else {
             return;
         };
-        let used = (now - piece.start).max(SHORTEST_PIECE.min(piece.end - piece.start));
+        let whole = piece.end - piece.start;
+        let used = (now - piece.start).max(SHORTEST_PIECE.min(whole));
         self.free_at = piece.start + (used as f64 / rules.cap) as Nanos;
         if let Some(credit) = credit {
-            let (used, whole) = (
-                piece.before + used,
-                piece.before + (piece.end - piece.start),
-            );
-            if used < whole {
-                // It keeps its place: the rest is as due as the piece was.
-                credit.used = used;
-            } else {
-                let period = (rules.wait + rules.longest_piece) as f64;
-                // Not before now, or one that was served late for long would come before all newcomers.
-                credit.due = now.max(credit.due + (period * used as f64 / whole as f64) as Nanos);
-                credit.used = 0;
-            }
+            let period = (rules.wait + rules.longest_piece) as f64;
+            // Not before now, or one that was served late for long would come before all newcomers.
+            credit.due = now.max(credit.due + (period * used as f64 / whole as f64) as Nanos);
             self.earliest_due = self.earliest_due.min(credit.due);
         }
     }
@@ -216,8 +215,7 @@ impl Guard {
                 self.piece = Some(Piece {
                     group: first.group,
                     start: now,
-                    end: now + rules.piece(waiting.len()).saturating_sub(first.used).max(1),
-                    before: first.used,
+                    end: now + rules.piece(waiting.len()),
                 });
                 // Others may be due already: look again when the next piece may start.
                 self.earliest_due = 0;
@@ -232,8 +230,6 @@ impl Guard {
 pub(crate) struct Waiter {
     pub(crate) due: Nanos,
     pub(crate) group: GroupId,
-    /// See [`Credit::used`].
-    pub(crate) used: Nanos,
 }
 
 #[cfg(test)]

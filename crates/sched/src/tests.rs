@@ -424,7 +424,7 @@ fn the_guard_gives_pieces() {
         "new 1 high; new 2 low; ready 1..2; stop 2; wait 80000",
         &[1],
     );
-    // What ends a piece early: its group goes, may not run, is held, or is run by the policy.
+    // What ends a piece early: its group goes, may not run, or is held; not that the policy runs it, too.
     for end in ["gone 2", "pprio 2 -256", "hold 2", "stop 2"] {
         check_with(
             Config::default(),
@@ -432,11 +432,9 @@ fn the_guard_gives_pieces() {
             &[1],
         );
     }
-    check_with(
-        Config::default(),
-        "new 1 high; new 2 low; ready 1..2; wait 80000; pprio 2 high",
-        &[1, 2],
-    );
+    let both = "new 1 high; new 2 low; ready 1..2; wait 80000; pprio 2 high";
+    check_with(Config::default(), both, &[2]);
+    check_with(Config::default(), &format!("{both}; wait 5000"), &[1, 2]);
     check_with(
         Config::default(),
         "new 1 high; new 2 low; ready 1..2; wait 80000; idle 1",
