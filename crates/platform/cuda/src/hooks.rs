@@ -6,6 +6,8 @@
 
 use std::ffi::{CStr, c_void};
 
+use xsched_xqueue::Pass;
+
 use crate::{
     driver::Function,
     events, graphs,
@@ -58,18 +60,22 @@ macro_rules! hooks {
 /// Work that the stream executes later.
 #[inline]
 fn submit(stream: CUstream, flavour: Flavour, call: impl FnOnce() -> CUresult) -> CUresult {
+    // The call stands here once: a hook is small.
+    let pass = admit(stream, flavour);
+    let result = call();
+    drop(pass);
+    result
+}
+
+#[inline]
+fn admit(stream: CUstream, flavour: Flavour) -> Option<Pass> {
     match streams::way(stream, flavour) {
-        Way::Scheduled(entry) => {
-            let pass = entry.queue.admit();
-            let result = call();
-            drop(pass);
-            result
-        }
+        Way::Scheduled(entry) => Some(entry.queue.admit()),
         Way::Captured => {
             graphs::before_node(stream, flavour);
-            call()
+            None
         }
-        Way::Unscheduled => call(),
+        Way::Unscheduled => None,
     }
 }
 
