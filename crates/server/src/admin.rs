@@ -51,7 +51,8 @@ impl Host {
     }
 
     /// All queues, oldest first.
-    pub(crate) fn queues(&self, now: Nanos) -> Vec<api::Queue> {
+    pub(crate) fn queues(&mut self, now: Nanos) -> Vec<api::Queue> {
+        self.hear_quiet(now);
         let groups: HashMap<GroupId, GroupStatus> = self
             .engine
             .groups(now)

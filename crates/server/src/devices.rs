@@ -41,6 +41,12 @@ impl Devices {
         Some(DeviceId(number))
     }
 
+    /// How many queues use it.
+    pub(crate) fn queues(&self, device: DeviceId) -> usize {
+        let entry = self.entries.get(device.0 as usize);
+        entry.and_then(Option::as_ref).map_or(0, |entry| entry.1)
+    }
+
     /// A queue of this device has gone.
     pub(crate) fn release(&mut self, device: DeviceId) {
         let Some(entry) = self.entries.get_mut(device.0 as usize) else {

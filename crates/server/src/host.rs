@@ -3,6 +3,10 @@
 //! Everything here runs on the scheduler thread and never waits. A session that breaks a rule, or
 //! leaves, is only marked (`ended`) where that is found, and closed by [`Host::settle`], which
 //! also carries out what the engine asks for; whatever is called from outside ends with it.
+//!
+//! A program that has its devices to itself is *quiet*: whether it has work decides nothing, so it need not
+//! ring, and the round over all sessions looks. It rings again from the moment when a gate of it closes, or
+//! anybody comes, on.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -12,7 +16,7 @@ use std::{
 
 use rustix::process::Pid;
 use tracing::{debug, info, warn};
-use xsched_sched::{Action, Event, Hints, HwShare, Nanos, ProcessId, QueueId, Target};
+use xsched_sched::{Action, DeviceId, Event, Hints, HwShare, Nanos, ProcessId, QueueId, Target};
 use xsched_wire::{
     Admitted, Attributes, FromScheduler, QueueInfo, Share, ToScheduler,
     packet::{self, PacketError},
@@ -63,6 +67,8 @@ pub(crate) struct Host {
     /// What the engine asked for and is not done yet.
     actions: Vec<Action>,
     ended: Vec<(u64, End)>,
+    /// No longer quiet: what they did not ring for is yet to be heard.
+    unheard: Vec<u64>,
 }
 
 impl Host {
@@ -80,6 +86,7 @@ impl Host {
             last_queue: 0,
             actions: Vec::new(),
             ended: Vec::new(),
+            unheard: Vec::new(),
         }
     }
 
@@ -87,6 +94,11 @@ impl Host {
 
     /// A doorbell rang: some of the client's queues became ready or idle.
     pub(crate) fn rung(&mut self, id: u64, now: Nanos) {
+        self.hear(id, now);
+        self.settle(now);
+    }
+
+    fn hear(&mut self, id: u64, now: Nanos) {
         let Some(Session {
             client: Some(client),
             ..
@@ -104,7 +116,52 @@ impl Host {
             queue.seen.0 = block.state();
             tell(&mut self.engine, now, queue.event(), &mut self.actions);
         });
+    }
+
+    /// Hears what quiet programs did not ring for, which go on being quiet.
+    pub(crate) fn hear_quiet(&mut self, now: Nanos) {
+        for id in self.quiet(|_| true) {
+            self.hear(id, now);
+        }
         self.settle(now);
+    }
+
+    fn quiet(&self, which: impl Fn(&Client) -> bool) -> Vec<u64> {
+        let clients = self.sessions.iter().filter_map(|(&id, session)| {
+            let client = session.client.as_ref()?;
+            (client.quiet && which(client)).then_some(id)
+        });
+        clients.collect()
+    }
+
+    /// From now on a program's changes ring. The caller settles.
+    fn end_quiet(&mut self, id: u64) {
+        if let Ok(client) = self.client(id)
+            && client.end_quiet()
+        {
+            self.unheard.push(id);
+        }
+    }
+
+    /// Whether it decides nothing when a program has work: no other has a queue on its devices, its own are
+    /// one group and open, and neither policy nor trace takes note.
+    fn may_be_quiet(&self, client: &Client) -> bool {
+        let remembers = xsched_sched::policy::about(self.engine.policy_name())
+            .is_ok_and(|policy| policy.remembers);
+        if remembers || self.engine.is_traced() || client.several_groups {
+            return false;
+        }
+        let mut own: BTreeMap<DeviceId, usize> = BTreeMap::new();
+        for (_, queue, block) in client.queues() {
+            if !block.is_allowed() {
+                return false;
+            }
+            *own.entry(queue.device).or_default() += 1;
+        }
+        !own.is_empty()
+            && own
+                .iter()
+                .all(|(&device, &count)| self.devices.queues(device) == count)
     }
 
     /// The time that the engine asked for may have come.
@@ -179,11 +236,24 @@ impl Host {
     /// clients that never said hello. Starts at session 0 and says where to go on.
     pub(crate) fn tend(&mut self, mut from: u64, now: Nanos) -> Option<u64> {
         for _ in 0..STEP {
-            let Some((&id, session)) = self.sessions.range_mut(from..).next() else {
+            let Some((&id, session)) = self.sessions.range(from..).next() else {
                 self.settle(now);
                 return None;
             };
             from = id + 1;
+            if let Some(client) = &session.client {
+                if client.quiet {
+                    self.hear(id, now);
+                } else if self.may_be_quiet(client) {
+                    client.segment.layout().set_quiet(true);
+                    if let Ok(client) = self.client(id) {
+                        client.quiet = true;
+                    }
+                }
+            }
+            let Some(session) = self.sessions.get_mut(&id) else {
+                continue;
+            };
             match &mut session.client {
                 Some(client) => {
                     client.segment.layout().beat();
@@ -256,6 +326,8 @@ impl Host {
         let watched = self.reactor.watch_doorbell(&doorbell, id);
         watched.map_err(|error| End::Refused(format!("cannot watch the doorbell: {error}")))?;
         hello.segment.layout().beat();
+        // A scheduler before this one may have died.
+        hello.segment.layout().set_quiet(false);
         let pid = peer.pid_number();
         info!(pid, uid = actor.uid, name = &*hello.name, "client joined");
         if let Some(notice) = &notice {
@@ -269,6 +341,8 @@ impl Host {
             segment_id: hello.segment_id,
             doorbell,
             queues: Vec::new(),
+            several_groups: false,
+            quiet: false,
             condition: Condition::default(),
             hint_logged: false,
             noticed: None,
@@ -306,6 +380,7 @@ impl Host {
                 let Some(target) = target else {
                     return Ok(());
                 };
+                self.client(id)?.several_groups |= slot.is_some();
                 let hints = self.granted(id, hints);
                 let notice = self.unfit(target, hints);
                 self.give_hints(id, target, hints, now);
@@ -325,6 +400,17 @@ impl Host {
         let slot = info.slot;
         let own_hints = self.granted(id, info.hints);
         let active_window = self.active_window;
+        // Whoever was alone on that device: what it did not ring for counts from now on.
+        let alone = |client: &Client| {
+            client
+                .queues()
+                .any(|(_, queue, _)| *queue.device_name == *info.device)
+        };
+        for other in self.quiet(alone) {
+            self.end_quiet(other);
+        }
+        self.end_quiet(id);
+        self.settle(now);
         let Some(Session {
             peer,
             client: Some(client),
@@ -333,6 +419,7 @@ impl Host {
         else {
             return Ok(());
         };
+        client.several_groups |= own_hints != Hints::default();
         let index = usize::from(slot);
         session::check_slot(slot)?;
         if client.queue(slot).is_some() {
@@ -486,6 +573,12 @@ impl Host {
 
     /// Gives checked hints to a session's process or one of its queues. The caller settles.
     pub(crate) fn give_hints(&mut self, id: u64, target: Target, hints: Hints, now: Nanos) {
+        if let Target::Queue(_) = target
+            && let Ok(client) = self.client(id)
+        {
+            client.several_groups = true;
+        }
+        self.end_quiet(id);
         if let Target::Process(_) = target
             && let Ok(client) = self.client(id)
         {
@@ -546,6 +639,10 @@ impl Host {
 
     /// Puts another policy in force.
     pub(crate) fn set_policy(&mut self, policy: Box<dyn xsched_sched::Policy>, now: Nanos) {
+        for id in self.quiet(|_| true) {
+            self.end_quiet(id);
+        }
+        self.settle(now);
         self.engine.set_policy(now, policy, &mut self.actions);
         self.settle(now);
     }
@@ -553,10 +650,15 @@ impl Host {
     /// Does what the engine asked for, in its order, and closes sessions that ended, until
     /// nothing is left to do.
     pub(crate) fn settle(&mut self, now: Nanos) {
-        self.apply();
-        while let Some((id, end)) = self.ended.pop() {
-            self.close(id, end, now);
+        loop {
             self.apply();
+            if let Some(id) = self.unheard.pop() {
+                self.hear(id, now);
+            } else if let Some((id, end)) = self.ended.pop() {
+                self.close(id, end, now);
+            } else {
+                return;
+            }
         }
     }
 
@@ -571,7 +673,10 @@ impl Host {
             };
             match action {
                 Action::Gate { open, .. } => {
-                    let client = session.client.as_ref();
+                    let mut client = session.client.as_mut();
+                    if !open && client.as_mut().is_some_and(|client| client.end_quiet()) {
+                        self.unheard.push(id);
+                    }
                     let Some(block) = client.and_then(|c| c.segment.layout().block(slot)) else {
                         continue;
                     };

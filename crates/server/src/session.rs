@@ -5,7 +5,7 @@
 
 use std::{
     collections::VecDeque,
-    fmt,
+    fmt, mem,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     sync::Arc,
 };
@@ -90,6 +90,10 @@ pub(crate) struct Client {
     pub(crate) doorbell: OwnedFd,
     /// By slot; as long as the highest slot that was ever used.
     pub(crate) queues: Vec<Option<Box<Queue>>>,
+    /// A queue has, or had, hints of its own: its groups may hold each other back.
+    pub(crate) several_groups: bool,
+    /// Its changes ring nobody.
+    pub(crate) quiet: bool,
     /// What was last seen of its process.
     pub(crate) condition: Condition,
     /// A hint of it was not taken as it stands, and the log says so.
@@ -223,6 +227,15 @@ impl Client {
         for (_, _, block) in self.queues() {
             open_for_good(block);
         }
+    }
+
+    /// Its changes ring from now on. True: they did not before, and are yet to be heard.
+    pub(crate) fn end_quiet(&mut self) -> bool {
+        let quiet = mem::take(&mut self.quiet);
+        if quiet {
+            self.segment.layout().set_quiet(false);
+        }
+        quiet
     }
 
     /// Whether a queue exists that was ready when last looked at.

@@ -238,6 +238,11 @@ impl Observed {
         Observed { engine, recorder }
     }
 
+    /// Whether somebody takes note of everything.
+    pub(crate) fn is_traced(&self) -> bool {
+        self.recorder.is_some()
+    }
+
     /// [`Engine::handle`].
     pub(crate) fn handle(
         &mut self,

@@ -134,6 +134,40 @@ fn hints_holds_and_levels_take_effect() {
     assert_eq!(listed[1].priority, 200);
 }
 
+/// Whether a change of this program's queue has to ring.
+fn rings(client: &RawClient) -> bool {
+    client.segment.layout().set_dirty(0)
+}
+
+#[test]
+fn a_program_alone_rings_nobody_and_is_heard_when_another_comes() {
+    let daemon = TestDaemon::start();
+    let high = RawClient::join(&daemon, "high", Some(100));
+    high.create(0, "cpu:0");
+    assert!(rings(&high), "at first");
+    wait_until("quiet", || !rings(&high));
+    assert!(high.block(0).publish().became_ready && !rings(&high));
+    assert!(queues(&daemon)[0].ready, "seen when somebody asks");
+
+    let low = RawClient::join(&daemon, "low", Some(-100));
+    low.create(0, "cpu:0");
+    assert!(!low.is_open(0) && rings(&high));
+    low.submit(0);
+    high.finish(0);
+    low.wait_open(0, true);
+    drop(high);
+    wait_until("quiet", || !rings(&low));
+
+    // Its own gate closes: it has to ring from then on.
+    let never = hints(Some(-256));
+    low.send(&ToScheduler::Hint {
+        slot: None,
+        hints: never,
+    });
+    low.wait_open(0, false);
+    assert!(rings(&low));
+}
+
 #[test]
 fn who_leaves_holds_nobody_back() {
     let daemon = TestDaemon::start();

@@ -10,10 +10,16 @@
 //! |---|---|---|
 //! | `magic`, `version`, `slots` | application, before anything is shared | scheduler |
 //! | `heartbeat` | scheduler | agent |
+//! | `quiet` | scheduler | application |
 //! | `dirty` (a bit a slot) | application sets, scheduler clears | scheduler |
 //!
 //! *Dirty*: the application changes `state`, sets the bit (`SeqCst`), rings. The scheduler takes
 //! the ring, clears the bits (`SeqCst`), reads `state`. So a change is seen, or rings again.
+//!
+//! *Quiet*: while changes decide nothing, the scheduler spares the application the rings: it sets the
+//! word, and takes the bits now and then. When they matter again, above all before it closes a gate,
+//! it clears the word (`SeqCst`) and then takes the bits: a change is seen, or found the word cleared
+//! and rings. The loom model `a_launch_that_did_not_ring_is_heard_before_a_gate_closes` covers it.
 
 use std::{
     ffi::c_void,
@@ -47,12 +53,16 @@ struct Header {
     magic: AtomicU32,
     version: AtomicU32,
     slots: AtomicU32,
-    heartbeat: HeartbeatLine,
+    scheduler: SchedulerLine,
     dirty: DirtyLines,
 }
 
+/// The scheduler's words.
 #[repr(C, align(64))]
-struct HeartbeatLine(AtomicU64);
+struct SchedulerLine {
+    heartbeat: AtomicU64,
+    quiet: AtomicU32,
+}
 
 #[repr(C, align(64))]
 struct DirtyLines([AtomicU64; DIRTY_WORDS]);
@@ -73,16 +83,24 @@ impl Layout {
         self.blocks.get(usize::from(slot))
     }
 
-    /// Application: the state of `slot` changed. Ring the doorbell afterwards.
-    pub fn set_dirty(&self, slot: u16) {
+    /// Application: the state of `slot` changed. True: ring the doorbell.
+    #[must_use = "the scheduler waits for the doorbell"]
+    pub fn set_dirty(&self, slot: u16) -> bool {
         let slot = usize::from(slot) % SLOTS;
         self.header.dirty.0[slot / 64].fetch_or(1 << (slot % 64), Ordering::SeqCst);
+        self.header.scheduler.quiet.load(Ordering::SeqCst) == 0
+    }
+
+    /// Scheduler: whether changes need no ring. Take the dirty bits after clearing it.
+    pub fn set_quiet(&self, quiet: bool) {
+        let quiet = u32::from(quiet);
+        self.header.scheduler.quiet.store(quiet, Ordering::SeqCst);
     }
 
     /// Scheduler: clears the dirty bits and hands each slot that had one to `visit`.
     pub fn take_dirty(&self, mut visit: impl FnMut(u16)) {
         for (index, word) in self.header.dirty.0.iter().enumerate() {
-            if word.load(Ordering::Relaxed) == 0 {
+            if word.load(Ordering::SeqCst) == 0 {
                 continue; // set after this load: its ring is still to come
             }
             let mut bits = word.swap(0, Ordering::SeqCst);
@@ -95,12 +113,15 @@ impl Layout {
 
     /// Scheduler: shows that it is alive.
     pub fn beat(&self) {
-        self.header.heartbeat.0.fetch_add(1, Ordering::Release);
+        self.header
+            .scheduler
+            .heartbeat
+            .fetch_add(1, Ordering::Release);
     }
 
     /// Agent: changes while the scheduler lives.
     pub fn heartbeat(&self) -> u64 {
-        self.header.heartbeat.0.load(Ordering::Acquire)
+        self.header.scheduler.heartbeat.load(Ordering::Acquire)
     }
 }
 
@@ -277,7 +298,7 @@ mod tests {
         let (ours, theirs) = (own.layout(), peer.layout());
         let _ = ours.block(5).unwrap().publish();
         for slot in [5, 64, 1023] {
-            ours.set_dirty(slot);
+            assert!(ours.set_dirty(slot));
         }
         let mut seen = Vec::new();
         theirs.take_dirty(|slot| seen.push(slot));

@@ -14,6 +14,7 @@ use xsched_wire::ControlBlock;
 struct World {
     block: ControlBlock,
     dirty: AtomicU64,
+    quiet: AtomicU64,
     doorbell: Notify,
     gate_futex: Notify,
     in_queue: AtomicU64,
@@ -27,6 +28,7 @@ impl World {
         Arc::new(World {
             block,
             dirty: AtomicU64::new(0),
+            quiet: AtomicU64::new(0),
             doorbell: Notify::new(),
             gate_futex: Notify::new(),
             in_queue: AtomicU64::new(0),
@@ -35,7 +37,9 @@ impl World {
 
     fn ring(&self) {
         self.dirty.fetch_or(1, Ordering::SeqCst);
-        self.doorbell.notify();
+        if self.quiet.load(Ordering::SeqCst) == 0 {
+            self.doorbell.notify();
+        }
     }
 
     fn launch(&self) {
@@ -112,6 +116,40 @@ fn a_held_launch_is_heard() {
             }
         });
         let mut believes_ready = false;
+        while !believes_ready {
+            world.doorbell.wait();
+            world.look(&mut believes_ready);
+        }
+        if world.block.open_gate() {
+            world.gate_futex.notify();
+        }
+        application.join().unwrap();
+    });
+}
+
+/// A launch while the scheduler closes the gate of a queue that need not ring: either the scheduler sees
+/// it after it closed, or it rings.
+#[test]
+fn a_launch_that_did_not_ring_is_heard_before_a_gate_closes() {
+    loom::model(|| {
+        let world = World::new();
+        world.quiet.store(1, Ordering::SeqCst);
+        let application = thread::spawn({
+            let world = world.clone();
+            move || {
+                if world.block.publish().became_ready {
+                    world.ring();
+                }
+                while !world.block.is_open() {
+                    world.gate_futex.wait();
+                }
+                world.block.forwarded();
+            }
+        });
+        world.quiet.store(0, Ordering::SeqCst);
+        let _ = world.block.close_gate();
+        let mut believes_ready = false;
+        world.look(&mut believes_ready);
         while !believes_ready {
             world.doorbell.wait();
             world.look(&mut believes_ready);

@@ -351,7 +351,7 @@ impl RawClient {
     /// Announces a command, as a program's first launch does.
     pub(crate) fn become_ready(&self, slot: u16) {
         let _ = self.layout().block(slot).unwrap().publish();
-        self.layout().set_dirty(slot);
+        let _ = self.layout().set_dirty(slot);
         rustix::io::write(&self.doorbell, &1u64.to_ne_bytes()).unwrap();
     }
 

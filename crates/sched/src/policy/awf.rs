@@ -13,6 +13,7 @@ pub(super) const ABOUT: About = About {
     summary: "active window first (X11)",
     hints: &[],
     work_conserving: true,
+    remembers: false,
     make: || Box::new(Awf::default()),
 };
 

@@ -19,6 +19,7 @@ pub(super) const ABOUT: About = About {
     summary: "weighted fair by virtual runtime",
     hints: &[HintKind::Weight, HintKind::TimeSlice],
     work_conserving: true,
+    remembers: true,
     make: || Box::new(Cfs::default()),
 };
 

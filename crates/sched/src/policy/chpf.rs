@@ -13,6 +13,7 @@ pub(super) const ABOUT: About = About {
     summary: "highest priority first, by the processes' nice values",
     hints: &[],
     work_conserving: true,
+    remembers: false,
     make: || Box::new(Chpf::default()),
 };
 

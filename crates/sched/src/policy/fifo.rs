@@ -13,6 +13,7 @@ pub(super) const ABOUT: About = About {
     summary: "no scheduling: every gate is open",
     hints: &[],
     work_conserving: true,
+    remembers: false,
     make: || Box::new(Fifo),
 };
 

@@ -17,6 +17,7 @@ pub(super) const ABOUT: About = About {
     summary: "highest priority first across devices",
     hints: &[HintKind::Priority],
     work_conserving: false,
+    remembers: true,
     make: || Box::new(Hhpf::default()),
 };
 

@@ -16,6 +16,7 @@ pub(super) const ABOUT: About = About {
     summary: "highest priority first",
     hints: &[HintKind::Priority],
     work_conserving: true,
+    remembers: false,
     make: || Box::new(Hpf::default()),
 };
 

@@ -20,6 +20,7 @@ pub(super) const ABOUT: About = About {
     summary: "the k earliest deadlines first",
     hints: &[HintKind::Deadline, HintKind::KDeadline],
     work_conserving: true,
+    remembers: true,
     make: || Box::new(Kedf::default()),
 };
 

@@ -15,6 +15,7 @@ pub(super) const ABOUT: About = About {
     summary: "modified least laxity: a lax priority, after a while a critical one",
     hints: &[HintKind::Laxity, HintKind::Priority],
     work_conserving: true,
+    remembers: true,
     make: || Box::new(Lax::default()),
 };
 

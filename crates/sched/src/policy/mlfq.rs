@@ -20,6 +20,7 @@ pub(super) const ABOUT: About = About {
     summary: "multi-level feedback: short bursts rise, hogs sink",
     hints: &[],
     work_conserving: true,
+    remembers: true,
     make: || Box::new(Mlfq::default()),
 };
 

@@ -71,6 +71,8 @@ pub struct About {
     pub hints: &'static [HintKind],
     /// A device with work never stands idle.
     pub work_conserving: bool,
+    /// What it decides depends on when groups had work before.
+    pub remembers: bool,
     /// Makes one with its defaults.
     pub make: fn() -> Box<dyn Policy>,
 }

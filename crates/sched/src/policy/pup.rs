@@ -18,6 +18,7 @@ pub(super) const ABOUT: About = About {
     summary: "utilization partition by process",
     hints: &[HintKind::Utilization, HintKind::TimeSlice],
     work_conserving: true,
+    remembers: true,
     make: || Box::new(Pup::default()),
 };
 

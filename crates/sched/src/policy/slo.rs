@@ -24,6 +24,7 @@ pub(super) const ABOUT: About = About {
     summary: "latency targets: as much background as they allow",
     hints: &[HintKind::LatencyTarget],
     work_conserving: false,
+    remembers: true,
     make: || Box::new(Slo::default()),
 };
 

@@ -19,6 +19,7 @@ pub(super) const ABOUT: About = About {
     summary: "strict utilization partition by process: an idle share is not given away",
     hints: &[HintKind::Utilization, HintKind::TimeSlice],
     work_conserving: false,
+    remembers: true,
     make: || Box::new(Spup::default()),
 };
 

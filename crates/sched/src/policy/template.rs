@@ -22,6 +22,7 @@ pub(super) const ABOUT: About = About {
     summary: "one group at a time, in turns",
     hints: &[],
     work_conserving: true,
+    remembers: true,
     make: || Box::new(Turns::default()),
 };
 

@@ -257,7 +257,7 @@ impl RawClient {
     }
 
     fn ring(&self, slot: u16) {
-        self.segment.layout().set_dirty(slot);
+        let _ = self.segment.layout().set_dirty(slot);
         rustix::io::write(&self.bell, &1u64.to_ne_bytes()).unwrap();
     }
 
