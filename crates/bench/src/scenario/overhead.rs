@@ -14,7 +14,6 @@
 
 mod launch;
 
-use std::ops::Range;
 use std::path::PathBuf;
 use std::process::Command as Program;
 use std::time::Duration;
@@ -42,8 +41,6 @@ const RESULT: &str = "overhead_result.json";
 const WARMUP: u32 = 10;
 /// Measurements of each process.
 const PASSES: u32 = 2;
-/// Processes that get ready at the same time where each is a pair of its own.
-const AT_ONCE: u32 = 3;
 /// From its start until a process is ready, and from the end of its time to its result.
 const SETUP_LIMIT: Duration = Duration::from_secs(300);
 const HANG_LIMIT: Duration = Duration::from_secs(60);
@@ -341,14 +338,8 @@ fn measure(options: &Options, context: &mut Context) -> anyhow::Result<Outcome> 
         launcher,
     };
     let mut pairs = Vec::new();
-    while (pairs.len() as u32) < options.pairs {
-        let number = pairs.len() as u32;
-        if options.within() {
-            let end = options.pairs.min(number + AT_ONCE);
-            pairs.extend(bench.singles(number..end)?);
-        } else {
-            pairs.push(bench.pair(number)?);
-        }
+    for number in 0..options.pairs {
+        pairs.push(bench.pair(number)?);
         bench.daemon.check()?;
     }
     let result = compare(options, &pairs, manifest)?;
@@ -367,6 +358,9 @@ impl Bench<'_> {
     fn pair(&self, number: u32) -> anyhow::Result<Pair> {
         if self.options.launch {
             return self.launches(number);
+        }
+        if self.options.within() {
+            return self.single(number);
         }
         let variants = self.options.variants();
         let (mut peers, level) = self.peers(number, variants)?;
@@ -387,39 +381,26 @@ impl Bench<'_> {
         })
     }
 
-    /// Processes that get ready together, each a pair of its own: of its requests those that pass, which
-    /// come first, and the others in turn.
-    fn singles(&self, numbers: Range<u32>) -> anyhow::Result<Vec<Pair>> {
-        let mut peers = Vec::new();
-        for number in numbers {
-            peers.push(self.peer(number, Variant::Scheduled)?);
-        }
-        let mut levels = Vec::new();
-        for peer in &mut peers {
-            levels.push(self.scheduled(peer)?);
-        }
-        let mut pairs = Vec::new();
-        for (mut peer, level) in peers.into_iter().zip(levels) {
-            let (mut latencies, mut digest) = ([vec![], vec![]], String::new());
-            for _ in 0..PASSES {
-                let slice = self.slice(&mut peer)?;
-                for (latency, turn) in slice.latencies.into_iter().zip([0, 1].into_iter().cycle()) {
-                    latencies[turn].push(latency);
-                }
-                digest = slice.digest;
+    /// A process that is a pair of its own: of its requests those that pass, which come first, and the
+    /// others in turn.
+    fn single(&self, number: u32) -> anyhow::Result<Pair> {
+        let mut peer = self.peer(number, Variant::Scheduled)?;
+        let level = self.scheduled(&mut peer)?;
+        let (mut latencies, mut digest) = ([vec![], vec![]], String::new());
+        for _ in 0..PASSES {
+            let slice = self.slice(&mut peer)?;
+            for (latency, turn) in slice.latencies.into_iter().zip([0, 1].into_iter().cycle()) {
+                latencies[turn].push(latency);
             }
-            peer.finish()?;
-            pairs.push(Pair {
-                figures: latencies
-                    .map(median)
-                    .into_iter()
-                    .collect::<Option<_>>()
-                    .context(MORE)?,
-                level,
-                digests: vec![digest],
-            });
+            digest = slice.digest;
         }
-        Ok(pairs)
+        peer.finish()?;
+        let figures = latencies.map(median).into_iter().collect::<Option<_>>();
+        Ok(Pair {
+            figures: figures.context(MORE)?,
+            level,
+            digests: vec![digest],
+        })
     }
 
     /// A pair of processes whose launches are measured: what a hook costs is seen within each.
