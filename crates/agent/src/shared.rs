@@ -492,10 +492,8 @@ impl Entry {
 
 impl Link for Shared {
     fn changed(&self, slot: Slot) {
-        if !self.is_dead() {
-            if self.layout().set_dirty(slot.index) {
-                ring(self.doorbell.as_fd());
-            }
+        if !self.is_dead() && self.layout().set_dirty(slot.index) {
+            ring(self.doorbell.as_fd());
         }
     }
 

@@ -38,7 +38,7 @@ pub struct Session {
     pub files: Vec<String>,
     /// Have the daemons write traces.
     pub trace: bool,
-    /// File with the trace of the latest scheduled phase, in the output directory.
+    /// File with the trace of the latest scheduled phase, in the output directory; to be taken.
     pub trace_file: Option<String>,
     settings: Settings,
     launcher: Launcher,

@@ -122,6 +122,24 @@ fn few_requests_are_not_judged_and_the_run_says_how_long_to_take() {
 }
 
 #[test]
+fn each_phase_under_xsched_leaves_a_trace() {
+    let bench = self::bench("");
+    let ended = custom(
+        &bench,
+        SHOP,
+        &["--duration", "1s", "--peer", "none", "--trace"],
+    );
+    assert_eq!(ended.stderr, "");
+    let run = Run::read(&bench.out()).unwrap();
+    for phase in &run.phases {
+        let name = format!("{}-{}_trace.json", phase.contender, phase.round);
+        let traced = phase.contender == "xsched";
+        assert_eq!(phase.trace_file, traced.then(|| name.clone()));
+        assert_eq!(bench.out().join(name).exists(), traced);
+    }
+}
+
+#[test]
 fn what_a_limit_forbids_is_missed() {
     let bench = self::bench("");
     let strict = SHOP

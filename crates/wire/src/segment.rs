@@ -284,7 +284,7 @@ mod tests {
 
     #[test]
     fn layout_is_pinned() {
-        assert_eq!(std::mem::offset_of!(Header, heartbeat), 64);
+        assert_eq!(std::mem::offset_of!(Header, scheduler), 64);
         assert_eq!(std::mem::offset_of!(Header, dirty), 128);
         assert_eq!(std::mem::offset_of!(Layout, blocks), 256);
         assert_eq!(SEGMENT_BYTES, 256 + SLOTS * 256);

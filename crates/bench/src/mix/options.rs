@@ -37,6 +37,9 @@ pub(crate) struct MixOptions {
     /// Preemption level to ask for; the best that works by default.
     #[arg(long, value_name = "LEVEL", value_parser = clap::value_parser!(u8).range(1..=3))]
     level: Option<u8>,
+    /// Write a trace of each phase under XSched that ui.perfetto.dev opens, PHASE_trace.json.
+    #[arg(long)]
+    pub(super) trace: bool,
     /// Seed of weights, inputs, arrivals at random and intervals.
     #[arg(long, value_name = "N")]
     seed: Option<u64>,

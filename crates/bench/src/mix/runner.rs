@@ -90,7 +90,8 @@ impl Runner {
             warmup: mix.warmup,
             level: mix.level,
         };
-        let session = Session::new(context, console, store, settings, context.limits);
+        let mut session = Session::new(context, console, store, settings, context.limits);
+        session.trace = options.trace;
         let contender = |name: &str, title: &str, kind| Contender {
             name: name.to_owned(),
             title: title.to_owned(),
@@ -424,7 +425,7 @@ impl Runner {
             tasks: measured.iter().map(|one| result(one, duration)).collect(),
             scheduler_cpu_s,
             samples_file: samples_file(name),
-            trace_file: None,
+            trace_file: self.session.trace_file.take(),
         });
         Ok(self.keep()?)
     }

@@ -403,7 +403,8 @@ impl<'a> Experiment<'a> {
         samples: &str,
     ) -> anyhow::Result<()> {
         let file = samples_file(samples);
-        let phase = record::phase(contender, round, started, duration, measured, file);
+        let mut phase = record::phase(contender, round, started, duration, measured, file);
+        phase.trace_file = self.session.trace_file.take();
         self.run.phases.push(phase);
         self.run.failure = Some(run::Failure::unfinished(&format!(
             "after {samples}, round {round}"
