@@ -36,6 +36,7 @@ impl Machine {
     fn hip() -> Machine {
         let machine = Machine::new("hip");
         symlink(hip_files::shim(), machine.shim()).unwrap();
+        symlink(hip_files::hal(), machine.path("lib/libhalhip.so")).unwrap();
         let archive = built("libstandin_cuda.a");
         let built = archive.parent().unwrap();
         // Once for all tests, beside the archive.
@@ -288,6 +289,10 @@ fn hip_everything_is_tried_and_reported() {
         "PASSED  device: 1: Stand-in GPU 0\n",
         "PASSED  matmul: 48 × 48 on the device, equal to the host's\n",
         &format!("PASSED  shim: {}, ", shim.display()),
+        &format!(
+            "PASSED  hal: {}, ",
+            machine.path("lib/libhalhip.so").display()
+        ),
         "PASSED  symbols: hipMalloc@@hip_4.2 and ",
         " more, each as this runtime has it\n",
         "PASSED  preload: 48 × 48 on the device, equal to the host's, scheduled as hip:",
@@ -318,7 +323,9 @@ fn hip_everything_is_tried_and_reported() {
     assert_eq!(hip["devices"][0], "Stand-in GPU 0");
     assert_eq!(hip["mismatches"], Value::Array(Vec::new()));
     assert!(hip["symbols"].as_u64().unwrap() > 100);
-    assert!(hip["shim_bytes"].as_u64().unwrap() > 0);
+    for library in ["shim_bytes", "hal_bytes"] {
+        assert!(hip[library].as_u64().unwrap() > 0, "{library}");
+    }
 }
 
 #[test]
@@ -376,6 +383,15 @@ fn hip_what_is_missing_has_its_remedy() {
         // The shim can be looked at all the same.
         assert!(report["hip"]["symbols"].as_u64().unwrap() > 100);
     }
+}
+
+#[test]
+fn hip_a_missing_hal_is_found_out() {
+    let machine = Machine::hip();
+    let hal = machine.path("lib/libhalhip.so");
+    fs::remove_file(&hal).unwrap();
+    let line = format!("FAILED  hal: {} is missing", hal.display());
+    machine.fails(&[], &line, "-> build it with `cargo xtask build --release`");
 }
 
 #[test]

@@ -18,6 +18,7 @@ use crate::{
 
 const INTERFACE: &str = "hip";
 const SHIM: &str = "libshimhip.so";
+const HAL: &str = "libhalhip.so";
 /// What every version of the runtime's symbols begins with.
 const VERSIONS: &str = "hip_";
 /// A symbol that has the same version in every release.
@@ -37,6 +38,10 @@ pub(crate) struct Facts {
     shim: Option<PathBuf>,
     /// Bytes of it.
     shim_bytes: Option<u64>,
+    /// The file of the library for programs that make XQueues by themselves.
+    hal: Option<PathBuf>,
+    /// Bytes of it.
+    hal_bytes: Option<u64>,
     /// Symbols that the shim exports with a version.
     symbols: Option<usize>,
     /// Those of them that the runtime has only with another version.
@@ -56,6 +61,7 @@ pub(crate) fn all() -> (Vec<Check>, Facts) {
         return (checks, facts);
     };
     facts.shim_bytes = bytes;
+    hal(&mut checks, &mut facts, &shim);
     let versions = versions(&shim, &mut facts);
     // One that lacks a version of this runtime's still schedules the rest.
     let works = versions.verdict == Verdict::Passed || !facts.mismatches.is_empty();
@@ -146,6 +152,22 @@ fn runtime(found: &Found, error: &str) -> Check {
     let version = found.version.unwrap_or(0);
     let (major, minor) = (version / 10_000_000, version / 100_000 % 100);
     Check::passed(NAME, format!("HIP {major}.{minor} at {library}"))
+}
+
+/// The hal's file, beside the shim.
+fn hal(checks: &mut Vec<Check>, facts: &mut Facts, shim: &Path) {
+    const NAME: &str = "hal";
+    let path = shim.with_file_name(HAL);
+    if path.is_file() {
+        facts.hal_bytes = program::size(checks, NAME, &path);
+        facts.hal = Some(path);
+    } else {
+        checks.push(Check::failed(
+            NAME,
+            format!("{} is missing", path.display()),
+            "build it with `cargo xtask build --release`; programs that are preloaded do not need it",
+        ));
+    }
 }
 
 /// Whether programs that link to the runtime's symbols, with their versions, find the shim's.

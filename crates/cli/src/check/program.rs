@@ -54,14 +54,19 @@ pub(super) fn shim_file(checks: &mut Vec<Check>, library: &str) -> Option<(PathB
         ));
         return None;
     }
-    let bytes = path.metadata().map(|metadata| metadata.len());
-    let bytes = bytes.ok();
+    let bytes = size(checks, NAME, path);
+    Some((path.clone(), bytes))
+}
+
+/// Notes a library that is there; bytes of it.
+pub(super) fn size(checks: &mut Vec<Check>, name: &'static str, path: &Path) -> Option<u64> {
+    let bytes = path.metadata().map(|metadata| metadata.len()).ok();
     let size = bytes.unwrap_or(0) as f64 / f64::from(1 << 20);
     checks.push(Check::passed(
-        NAME,
+        name,
         format!("{}, {size:.1} MiB", path.display()),
     ));
-    Some((path.clone(), bytes))
+    bytes
 }
 
 /// There is no daemon to try a preload with.

@@ -21,6 +21,13 @@ pub(crate) fn shim() -> PathBuf {
     shim
 }
 
+/// The hal, which the same build has linked beside the shim.
+pub(crate) fn hal() -> PathBuf {
+    let hal = shim().with_file_name("libhalhip.so");
+    assert!(hal.exists(), "{} is missing", hal.display());
+    hal
+}
+
 fn modified(path: &Path) -> Option<std::time::SystemTime> {
     path.metadata().and_then(|file| file.modified()).ok()
 }
