@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -22,8 +23,8 @@ pub(crate) fn all(root: &Path, release: bool) -> Result<PathBuf> {
 }
 
 /// `bin/xsched` and the libraries in `lib`, under a prefix.
-pub(crate) fn dist(root: &Path, prefix: &Path) -> Result<()> {
-    let folder = all(root, true)?;
+pub(crate) fn dist(root: &Path, prefix: &Path, release: bool) -> Result<()> {
+    let folder = all(root, release)?;
     let files = [
         ("bin", "xsched"),
         ("lib", "libshimcuda.so"),
@@ -41,6 +42,14 @@ pub(crate) fn dist(root: &Path, prefix: &Path) -> Result<()> {
             .with_context(|| format!("cannot write {}", last.display()))?;
         println!("xtask: {}", last.display());
     }
+    // Programs of upstream XSched link to a library of this name, too: the same entry points.
+    let [new, last] =
+        ["libpreempt.so.new", "libpreempt.so"].map(|name| prefix.join("lib").join(name));
+    let _absent = fs::remove_file(&new);
+    symlink("libhalhip.so", &new)
+        .and_then(|()| fs::rename(&new, &last))
+        .with_context(|| format!("cannot write {}", last.display()))?;
+    println!("xtask: {}", last.display());
     Ok(())
 }
 
@@ -53,6 +62,8 @@ fn link_hip(root: &Path, folder: &Path) -> Result<()> {
 
 fn link(root: &Path, folder: &Path, library: &str, map: &str) -> Result<()> {
     let map = root.join("crates/platform/hip").join(map);
+    // Renamed, too: tests may run with the former one.
+    let new = folder.join(format!("{library}.new"));
     let status = Command::new("cc")
         .args(["-shared", "-Wl,--gc-sections"])
         .arg(format!("-Wl,-soname,{library}"))
@@ -63,13 +74,13 @@ fn link(root: &Path, folder: &Path, library: &str, map: &str) -> Result<()> {
         .arg(folder.join("libshimhip.a"))
         .arg("-Wl,--no-whole-archive")
         .args(["-lgcc_s", "-lpthread", "-lm", "-ldl", "-lc", "-o"])
-        .arg(folder.join(library))
+        .arg(&new)
         .status()
         .context("cannot run cc: install a C compiler")?;
     if !status.success() {
         bail!("{library} cannot be linked ({status})");
     }
-    Ok(())
+    fs::rename(&new, folder.join(library)).with_context(|| format!("cannot write {library}"))
 }
 
 fn target(root: &Path) -> PathBuf {
