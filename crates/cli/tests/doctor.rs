@@ -302,6 +302,10 @@ fn hip_everything_is_tried_and_reported() {
         "NOTE    torch: python3 cannot run",
         &format!("\ninstall {}\n", machine.folder.path().display()),
         &format!("\nshim    {}\n", shim.display()),
+        &format!(
+            "\nreport  {}\n",
+            machine.path("phase4_test1_report.json").display()
+        ),
     ] {
         assert!(text.contains(line), "{line} in {text}");
     }

@@ -137,7 +137,7 @@ pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
     if let Some(file) = file {
         file.write(serde_json::to_string_pretty(&report)? + "\n")?;
     }
-    failure::print(&text(&report)?)?;
+    failure::print(&text(&report, args.json.as_ref())?)?;
     Ok(if report.passed {
         ExitCode::SUCCESS
     } else {
@@ -145,7 +145,7 @@ pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
     })
 }
 
-fn text(report: &Report) -> Result<String, std::fmt::Error> {
+fn text(report: &Report, file: Option<&PathBuf>) -> Result<String, std::fmt::Error> {
     let mut text = String::new();
     for check in &report.checks {
         let Check {
@@ -175,8 +175,9 @@ fn text(report: &Report) -> Result<String, std::fmt::Error> {
     let paths = places
         .into_iter()
         .filter_map(|(name, path)| Some((name, path.as_ref()?)));
+    let paths = paths.chain(shims.iter().map(|path| ("shim", path)));
     writeln!(text)?;
-    for (name, path) in paths.chain(shims.iter().map(|path| ("shim", path))) {
+    for (name, path) in paths.chain(file.map(|path| ("report", path))) {
         writeln!(text, "{name:<7} {}", path.display())?;
     }
     let failed = report
