@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -21,13 +22,14 @@ pub(crate) fn all(root: &Path, release: bool) -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// `bin/xsched` and the shims in `lib`, under a prefix.
-pub(crate) fn dist(root: &Path, prefix: &Path) -> Result<()> {
-    let folder = all(root, true)?;
+/// `bin/xsched` and the libraries in `lib`, under a prefix.
+pub(crate) fn dist(root: &Path, prefix: &Path, release: bool) -> Result<()> {
+    let folder = all(root, release)?;
     let files = [
         ("bin", "xsched"),
         ("lib", "libshimcuda.so"),
         ("lib", "libshimhip.so"),
+        ("lib", "libhalhip.so"),
         ("lib", "libshimopencl.so"),
     ];
     for (place, file) in files {
@@ -40,27 +42,45 @@ pub(crate) fn dist(root: &Path, prefix: &Path) -> Result<()> {
             .with_context(|| format!("cannot write {}", last.display()))?;
         println!("xtask: {}", last.display());
     }
+    // Programs of upstream XSched link to a library of this name, too: the same entry points.
+    let [new, last] =
+        ["libpreempt.so.new", "libpreempt.so"].map(|name| prefix.join("lib").join(name));
+    let _absent = fs::remove_file(&new);
+    symlink("libhalhip.so", &new)
+        .and_then(|()| fs::rename(&new, &last))
+        .with_context(|| format!("cannot write {}", last.display()))?;
+    println!("xtask: {}", last.display());
     Ok(())
 }
 
-/// The HIP shim's archive becomes a library whose exports have versions, which rustc cannot give.
+/// The archive of HIP becomes two libraries: the shim, whose exports have versions, which rustc cannot
+/// give, and the hal, with exports of its own.
 fn link_hip(root: &Path, folder: &Path) -> Result<()> {
-    let map = root.join("crates/platform/hip/exports.map");
+    link(root, folder, "libshimhip.so", "exports.map")?;
+    link(root, folder, "libhalhip.so", "hal.map")
+}
+
+fn link(root: &Path, folder: &Path, library: &str, map: &str) -> Result<()> {
+    let map = root.join("crates/platform/hip").join(map);
+    // Renamed, too: tests may run with the former one.
+    let new = folder.join(format!("{library}.new"));
     let status = Command::new("cc")
-        .args(["-shared", "-Wl,-soname,libshimhip.so", "-Wl,--gc-sections"])
-        .arg("-Wl,-z,defs,-z,now,-z,relro")
+        .args(["-shared", "-Wl,--gc-sections"])
+        .arg(format!("-Wl,-soname,{library}"))
+        // What it calls its own is its own, whatever stands before it in the process.
+        .arg("-Wl,-Bsymbolic-functions,-z,defs,-z,now,-z,relro,-z,nodelete")
         .arg(format!("-Wl,--version-script={}", map.display()))
         .arg("-Wl,--whole-archive")
         .arg(folder.join("libshimhip.a"))
         .arg("-Wl,--no-whole-archive")
         .args(["-lgcc_s", "-lpthread", "-lm", "-ldl", "-lc", "-o"])
-        .arg(folder.join("libshimhip.so"))
+        .arg(&new)
         .status()
         .context("cannot run cc: install a C compiler")?;
     if !status.success() {
-        bail!("libshimhip.so cannot be linked ({status})");
+        bail!("{library} cannot be linked ({status})");
     }
-    Ok(())
+    fs::rename(&new, folder.join(library)).with_context(|| format!("cannot write {library}"))
 }
 
 fn target(root: &Path) -> PathBuf {

@@ -29,6 +29,9 @@ enum Task {
         /// That folder
         #[arg(long)]
         prefix: PathBuf,
+        /// Not optimised
+        #[arg(long)]
+        debug: bool,
     },
     /// Install what building and testing needs (by apt as root, else say what is missing)
     Setup,
@@ -55,7 +58,7 @@ fn run() -> Result<()> {
     match Task::parse() {
         Task::Test => test(&root),
         Task::Build { release } => build::all(&root, release).map(drop),
-        Task::Dist { prefix } => build::dist(&root, &prefix),
+        Task::Dist { prefix, debug } => build::dist(&root, &prefix, !debug),
         Task::Setup => setup::run(),
         Task::Tidy => tidy::run(&root),
         Task::Loom => loom(&root),

@@ -64,10 +64,15 @@ impl Agent {
 
     /// The process's own agent, as the environment says; made by the first call.
     pub fn from_env() -> Result<Self, AttachError> {
+        Self::from_settings(Settings::from_env)
+    }
+
+    /// The same with settings that the program gives, which count if it has no agent yet.
+    pub fn from_settings(settings: impl FnOnce() -> Settings) -> Result<Self, AttachError> {
         if let Some(agent) = Self::current() {
             return Ok(agent);
         }
-        let settings = Settings::from_env();
+        let settings = settings();
         for warning in &settings.warnings {
             log::warn(warning);
         }

@@ -1,7 +1,9 @@
 //! The checks of `xsched doctor`, each done with the real thing.
 
 pub(crate) mod cuda;
+pub(crate) mod hip;
 pub(crate) mod opencl;
+mod program;
 
 use std::{
     io,

@@ -10,6 +10,7 @@ mod logging;
 #[allow(unsafe_code, reason = "calls into the CUDA driver")]
 mod probe;
 mod shim;
+mod symbols;
 mod table;
 
 use std::process::ExitCode;

@@ -21,15 +21,21 @@ pub(crate) fn installed(executable: &Path) -> Vec<PathBuf> {
         return Vec::new();
     };
     let lib = beside.parent().map(|prefix| prefix.join("lib"));
-    LIBRARIES
-        .iter()
-        .filter_map(|library| {
-            let places = lib.iter().map(PathBuf::as_path).chain([beside]);
-            places
-                .map(|place| place.join(library))
-                .find(|path| path.is_file())
-        })
-        .collect()
+    let places: Vec<_> = lib.iter().map(PathBuf::as_path).chain([beside]).collect();
+    in_first_of(&places)
+}
+
+/// Those in one folder.
+pub(crate) fn beside(folder: &Path) -> Vec<PathBuf> {
+    in_first_of(&[folder])
+}
+
+fn in_first_of(places: &[&Path]) -> Vec<PathBuf> {
+    let found = LIBRARIES.iter().filter_map(|library| {
+        let mut paths = places.iter().map(|place| place.join(library));
+        paths.find(|path| path.is_file())
+    });
+    found.collect()
 }
 
 /// `LD_PRELOAD` with `ours` in front of what it holds already, each library once. Second: those

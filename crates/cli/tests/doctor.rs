@@ -1,6 +1,8 @@
-//! `xsched doctor --platform cuda` as a black box, over the stand-in driver and without any.
+//! `xsched doctor` of CUDA and HIP as a black box, over the stand-ins and without any.
 
 mod common;
+#[path = "../../platform/hip/tests/support/mod.rs"]
+mod hip_files;
 
 use std::{
     fs,
@@ -15,19 +17,13 @@ use tempfile::TempDir;
 
 /// An installed xsched, and a folder with the stand-in as the driver.
 struct Machine {
+    platform: &'static str,
     folder: TempDir,
 }
 
 impl Machine {
-    fn new() -> Machine {
-        // Beside the executable, so that it can be linked.
-        let folder = tempfile::tempdir_in(executable().parent().unwrap()).unwrap();
-        let machine = Machine { folder };
-        for name in ["bin", "lib", "driver", "empty"] {
-            fs::create_dir(machine.path(name)).unwrap();
-        }
-        // A hard link: the command looks for the shim where its own file is.
-        fs::hard_link(executable(), machine.path("bin/xsched")).unwrap();
+    fn cuda() -> Machine {
+        let machine = Machine::new("cuda");
         symlink(built("libshimcuda.so"), machine.shim()).unwrap();
         symlink(
             built("libstandin_cuda.so"),
@@ -37,12 +33,38 @@ impl Machine {
         machine
     }
 
+    fn hip() -> Machine {
+        let machine = Machine::new("hip");
+        symlink(hip_files::shim(), machine.shim()).unwrap();
+        symlink(hip_files::hal(), machine.path("lib/libhalhip.so")).unwrap();
+        let archive = built("libstandin_cuda.a");
+        let built = archive.parent().unwrap();
+        // Once for all tests, beside the archive.
+        let made = built.join("standin");
+        fs::create_dir_all(&made).unwrap();
+        let runtime = hip_files::link_runtime(built, &made);
+        symlink(runtime, machine.path("driver/libamdhip64.so.6")).unwrap();
+        machine
+    }
+
+    fn new(platform: &'static str) -> Machine {
+        // Beside the executable, so that it can be linked.
+        let folder = tempfile::tempdir_in(executable().parent().unwrap()).unwrap();
+        let machine = Machine { platform, folder };
+        for name in ["bin", "lib", "driver", "empty"] {
+            fs::create_dir(machine.path(name)).unwrap();
+        }
+        // A hard link: the command looks for the shim where its own file is.
+        fs::hard_link(executable(), machine.path("bin/xsched")).unwrap();
+        machine
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
     fn shim(&self) -> PathBuf {
-        self.path("lib/libshimcuda.so")
+        self.path(&format!("lib/libshim{}.so", self.platform))
     }
 
     /// Runs the doctor; its output and its report.
@@ -50,7 +72,7 @@ impl Machine {
         let file = self.path("phase4_test1_report.json");
         let mut command = clean(self.path("bin/xsched"));
         command
-            .args(["doctor", "--platform", "cuda", "--json"])
+            .args(["doctor", "--platform", self.platform, "--json"])
             .arg(&file)
             .env("LD_LIBRARY_PATH", self.path("driver"))
             .env("XDG_RUNTIME_DIR", self.path("empty"))
@@ -92,7 +114,7 @@ fn built(name: &str) -> PathBuf {
 
 #[test]
 fn everything_is_tried_and_reported() {
-    let machine = Machine::new();
+    let machine = Machine::cuda();
     let (output, text, report) = machine.doctor(&[]);
     assert!(output.status.success(), "{text}");
     assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
@@ -107,6 +129,7 @@ fn everything_is_tried_and_reported() {
         "PASSED  time slices: may be set by this user\n",
         "PASSED  level: 3\n",
         "NOTE    torch: python3 cannot run",
+        &format!("\ninstall {}\n", machine.folder.path().display()),
         &format!("\ncommand {}\n", machine.path("bin/xsched").display()),
         &format!("\nshim    {}\n", shim.display()),
     ] {
@@ -132,7 +155,7 @@ fn everything_is_tried_and_reported() {
 
 #[test]
 fn a_lower_level_has_its_reason_and_passes() {
-    let machine = Machine::new();
+    let machine = Machine::cuda();
     for (environment, level, note) in [
         (
             ("STANDIN_FAIL", "ioctl:EPERM"),
@@ -162,7 +185,7 @@ fn a_lower_level_has_its_reason_and_passes() {
 
 #[test]
 fn what_the_environment_says_changes_nothing() {
-    let machine = Machine::new();
+    let machine = Machine::cuda();
     for variable in [
         ("XSCHED_DISABLE", "1"),
         ("XSCHED_POLICY", "hpf"),
@@ -179,7 +202,7 @@ fn what_the_environment_says_changes_nothing() {
 
 #[test]
 fn without_a_driver_it_says_what_to_install() {
-    let machine = Machine::new();
+    let machine = Machine::cuda();
     let report = machine.fails(
         &[("XSCHED_CUDA_LIB", "/nowhere/libcuda.so.1")],
         "FAILED  driver: /nowhere/libcuda.so.1: cannot open shared object file",
@@ -190,7 +213,7 @@ fn without_a_driver_it_says_what_to_install() {
 
 #[test]
 fn without_a_device_it_says_where_to_look() {
-    Machine::new().fails(
+    Machine::cuda().fails(
         &[("CUDA_VISIBLE_DEVICES", "")],
         "FAILED  device: cuInit failed: CUDA_ERROR_NO_DEVICE (100)",
         "-> check that `nvidia-smi` lists it",
@@ -199,7 +222,7 @@ fn without_a_device_it_says_where_to_look() {
 
 #[test]
 fn a_device_that_does_not_compute_is_no_fault_of_ours() {
-    Machine::new().fails(
+    Machine::cuda().fails(
         &[("STANDIN_FAIL", "cuLaunchKernel:999")],
         "FAILED  matmul: cuLaunchKernel failed: CUDA_ERROR_UNKNOWN (999)",
         "-> the device fails without xsched, too",
@@ -208,18 +231,18 @@ fn a_device_that_does_not_compute_is_no_fault_of_ours() {
 
 #[test]
 fn without_a_shim_it_says_how_to_build_one() {
-    let machine = Machine::new();
+    let machine = Machine::cuda();
     fs::remove_file(machine.shim()).unwrap();
     machine.fails(
         &[],
         "FAILED  shim: libshimcuda.so is neither in ",
-        "-> build it with `cargo build --release -p xsched-cuda`",
+        "-> build it with `cargo xtask build --release`",
     );
 }
 
 #[test]
 fn a_shim_that_cannot_be_loaded_is_found_out() {
-    let machine = Machine::new();
+    let machine = Machine::cuda();
     fs::remove_file(machine.shim()).unwrap();
     fs::write(machine.shim(), "no library").unwrap();
     machine.fails(
@@ -231,7 +254,7 @@ fn a_shim_that_cannot_be_loaded_is_found_out() {
 
 #[test]
 fn torch_is_tried_where_there_is_python() {
-    let machine = Machine::new();
+    let machine = Machine::cuda();
     let path = std::env::var("PATH").unwrap();
     let (_, text, report) = machine.doctor(&[("PATH", &path)]);
     assert!(text.contains("  torch: "), "{text}");
@@ -240,7 +263,7 @@ fn torch_is_tried_where_there_is_python() {
 
 #[test]
 fn programs_of_the_doctor_are_gone_with_it() {
-    let machine = Machine::new();
+    let machine = Machine::cuda();
     let (output, text, _) = machine.doctor(&[]);
     assert!(output.status.success(), "{text}");
     let own = machine.path("bin/xsched");
@@ -250,4 +273,142 @@ fn programs_of_the_doctor_are_gone_with_it() {
         target == Path::new(&own)
     });
     assert_eq!(left.count(), 0);
+}
+
+// ---- HIP ----
+
+#[test]
+fn hip_everything_is_tried_and_reported() {
+    let machine = Machine::hip();
+    let (output, text, report) = machine.doctor(&[]);
+    assert!(output.status.success(), "{text}");
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
+    let shim = machine.shim();
+    for line in [
+        "PASSED  runtime: HIP 6.4 at /",
+        "PASSED  device: 1: Stand-in GPU 0\n",
+        "PASSED  matmul: 48 × 48 on the device, equal to the host's\n",
+        &format!("PASSED  shim: {}, ", shim.display()),
+        &format!(
+            "PASSED  hal: {}, ",
+            machine.path("lib/libhalhip.so").display()
+        ),
+        "PASSED  symbols: hipMalloc@@hip_4.2 and ",
+        " more, each as this runtime has it\n",
+        "PASSED  preload: 48 × 48 on the device, equal to the host's, scheduled as hip:",
+        "PASSED  signals: streams wait for them\n",
+        "PASSED  compute queues: may be taken off by this user\n",
+        "PASSED  level: 3\n",
+        "NOTE    torch: python3 cannot run",
+        &format!("\ninstall {}\n", machine.folder.path().display()),
+        &format!("\nshim    {}\n", shim.display()),
+        &format!(
+            "\nreport  {}\n",
+            machine.path("phase4_test1_report.json").display()
+        ),
+    ] {
+        assert!(text.contains(line), "{line} in {text}");
+    }
+    assert!(
+        text.ends_with("\nPASSED: this machine is ready\n"),
+        "{text}"
+    );
+
+    assert_eq!(report["test_name"], "phase4_test1");
+    assert_eq!(
+        (&report["passed"], &report["platform"]),
+        (&true.into(), &"hip".into())
+    );
+    let paths = &report["paths"];
+    assert_eq!(paths["install"], machine.folder.path().to_str().unwrap());
+    assert_eq!(paths["shims"][0], shim.to_str().unwrap());
+    let hip = &report["hip"];
+    assert_eq!((&hip["level"], &hip["reason"]), (&3.into(), &Value::Null));
+    assert_eq!(hip["devices"][0], "Stand-in GPU 0");
+    assert_eq!(hip["mismatches"], Value::Array(Vec::new()));
+    assert!(hip["symbols"].as_u64().unwrap() > 100);
+    for library in ["shim_bytes", "hal_bytes"] {
+        assert!(hip[library].as_u64().unwrap() > 0, "{library}");
+    }
+}
+
+#[test]
+fn hip_a_lower_level_has_its_reason_and_passes() {
+    let machine = Machine::hip();
+    for (environment, level, note) in [
+        (
+            ("STANDIN_FAIL", "ioctl:EPERM"),
+            2,
+            "NOTE    compute queues: the kernel refused to update a queue",
+        ),
+        (
+            ("STANDIN_WAIT", "none"),
+            1,
+            "NOTE    signals: the streams of this device cannot wait for a value",
+        ),
+    ] {
+        let (output, text, report) = machine.doctor(&[environment]);
+        assert!(output.status.success(), "{text}");
+        assert!(text.contains(note), "{note} in {text}");
+        assert!(
+            text.contains(&format!("PASSED  level: {level}, since ")),
+            "{text}"
+        );
+        assert_eq!(report["hip"]["level"], level);
+    }
+}
+
+#[test]
+fn hip_what_is_missing_has_its_remedy() {
+    let machine = Machine::hip();
+    for (environment, line, remedy) in [
+        (
+            ("XSCHED_HIP_LIB", "/nowhere/libamdhip64.so"),
+            "FAILED  runtime: /nowhere/libamdhip64.so: cannot open shared object file",
+            "-> install ROCm, or name its libamdhip64.so",
+        ),
+        (
+            ("HIP_VISIBLE_DEVICES", ""),
+            "FAILED  device: hipInit failed: hipErrorNoDevice (100)",
+            "-> check that `rocminfo` lists it",
+        ),
+        (
+            ("STANDIN_FAIL", "hiprtcCompileProgram:6"),
+            "FAILED  matmul: hiprtcCompileProgram failed: error 6",
+            "-> the check compiles its kernel by HIP's runtime compiler",
+        ),
+        (
+            ("STANDIN_FAIL", "hipModuleLaunchKernel:719"),
+            "FAILED  matmul: hipModuleLaunchKernel failed: hipErrorLaunchFailure (719)",
+            "-> the device fails without xsched, too",
+        ),
+    ] {
+        let report = machine.fails(&[environment], line, remedy);
+        // The shim can be looked at all the same.
+        assert!(report["hip"]["symbols"].as_u64().unwrap() > 100);
+    }
+}
+
+#[test]
+fn hip_a_missing_hal_is_found_out() {
+    let machine = Machine::hip();
+    let hal = machine.path("lib/libhalhip.so");
+    fs::remove_file(&hal).unwrap();
+    let line = format!("FAILED  hal: {} is missing", hal.display());
+    machine.fails(&[], &line, "-> build it with `cargo xtask build --release`");
+}
+
+#[test]
+fn hip_a_shim_without_versions_is_found_out() {
+    let machine = Machine::hip();
+    let relink = "-> build it with `cargo xtask build --release`, which links it with versions";
+    fs::remove_file(machine.shim()).unwrap();
+    symlink(built("libshimcuda.so"), machine.shim()).unwrap();
+    let line = "FAILED  symbols: libshimhip.so has no hipMalloc@@hip_4.2";
+    machine.fails(&[], line, relink);
+    fs::remove_file(machine.shim()).unwrap();
+    fs::write(machine.shim(), "no library").unwrap();
+    let shown = machine.shim();
+    let line = format!("FAILED  symbols: {} cannot be read: ", shown.display());
+    machine.fails(&[], &line, relink);
 }

@@ -1,32 +1,36 @@
 //! What OpenCL needs: loader, driver, device, shim, level. Each is tried by a program that uses them.
 
-use std::path::Path;
-
 use xsched_server::api::Queue;
 use xsched_wire::env;
 
 use super::{
     Check,
-    cuda::{Probe, Scheduler, equal, shim_file},
+    program::{self, Probe, Scheduler, equal},
 };
-use crate::probe::{Found, Step};
+use crate::probe::Step;
 
-const PROBE: &[&str] = &["--opencl"];
+const INTERFACE: &str = "opencl";
 
 /// All checks. Those that need what has failed are left out.
 pub(crate) fn all() -> Vec<Check> {
     let mut checks = Vec::new();
     let usable = unscheduled(&mut checks);
-    let shim = shim_file(&mut checks, "libshimopencl.so", "xsched-opencl");
+    let shim = program::shim_file(&mut checks, "libshimopencl.so");
     if let (true, Some((shim, _))) = (usable, shim) {
-        scheduled(&mut checks, &shim);
+        match Scheduler::start() {
+            Ok(scheduler) => {
+                let queue = program::preloaded(&mut checks, INTERFACE, &scheduler, &shim);
+                checks.extend(queue.as_ref().map(level));
+            }
+            Err(error) => checks.push(program::no_daemon(&error)),
+        }
     }
     checks
 }
 
 /// Loader, device and a product, without the shim. True: a device computes.
 fn unscheduled(checks: &mut Vec<Check>) -> bool {
-    let found = match Probe::start_with(PROBE, None).and_then(|mut probe| probe.read()) {
+    let found = match Probe::start(INTERFACE, None).and_then(|mut probe| probe.read()) {
         Ok(found) => found,
         Err(error) => {
             checks.push(Check::failed(
@@ -70,48 +74,6 @@ fn unscheduled(checks: &mut Vec<Check>) -> bool {
         ),
     });
     step.is_none()
-}
-
-/// The same product with the shim, under a daemon of its own, and what that daemon is told.
-fn scheduled(checks: &mut Vec<Check>, shim: &Path) {
-    const NAME: &str = "preload";
-    const REPORT: &str = "run the program with XSCHED_LOG=debug and report what it says; \
-                          XSCHED_DISABLE=1 switches scheduling off";
-    let result = Scheduler::start().and_then(|scheduler| {
-        let mut probe = Probe::start_with(PROBE, Some((&scheduler, shim)))?;
-        let found = probe.read()?;
-        Ok((found, scheduler.queue_of(probe.child.id())))
-    });
-    let failed = |detail: String| Check::failed(NAME, detail, REPORT);
-    let (found, queue) = match result {
-        Ok(result) => result,
-        Err(error) => {
-            checks.push(failed(format!("{error:#}")));
-            return;
-        }
-    };
-    match (found, queue) {
-        (Found { shim: None, .. }, _) => checks.push(failed(format!(
-            "the loader did not preload {}",
-            shim.display()
-        ))),
-        (
-            Found {
-                failure: Some((_, error)),
-                ..
-            },
-            _,
-        ) => checks.push(failed(error)),
-        (Found { level: 0, .. }, _) | (_, None) => checks.push(failed(
-            "the program was not taken over by the scheduler".into(),
-        )),
-        (Found { rows, .. }, Some(queue)) => {
-            let equal = equal(rows.unwrap_or(0));
-            let detail = format!("{equal}, scheduled as {}", queue.device);
-            checks.push(Check::passed(NAME, detail));
-            checks.push(level(&queue));
-        }
-    }
 }
 
 /// Which level works, and why no higher one does.

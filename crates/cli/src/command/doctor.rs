@@ -11,7 +11,7 @@ use anyhow::Context;
 use serde::Serialize;
 
 use crate::{
-    check::{self, Check, Verdict, cuda, opencl},
+    check::{self, Check, Verdict, cuda, hip, opencl},
     failure::{self, BadInput},
     shim,
 };
@@ -39,6 +39,8 @@ enum Platform {
     Cpu,
     /// NVIDIA's GPUs.
     Cuda,
+    /// AMD's GPUs.
+    Hip,
     /// Whatever OpenCL drives.
     Opencl,
 }
@@ -54,6 +56,9 @@ struct Report {
     /// Of the platform `cuda`.
     #[serde(skip_serializing_if = "Option::is_none")]
     cuda: Option<cuda::Facts>,
+    /// Of the platform `hip`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hip: Option<hip::Facts>,
     checks: Vec<Check>,
 }
 
@@ -62,7 +67,11 @@ struct Report {
 struct Paths {
     /// The source of this build, if it is still there.
     source: Option<PathBuf>,
-    /// What was built or installed: this command, and the shims that it preloads.
+    /// Where `cargo xtask build` puts it, if it has.
+    build: Option<PathBuf>,
+    /// The prefix under which this command is installed, with the shims.
+    install: Option<PathBuf>,
+    /// What runs: this command, and the shims that it preloads.
     command: Option<PathBuf>,
     shims: Vec<PathBuf>,
 }
@@ -71,11 +80,26 @@ impl Paths {
     fn find() -> Paths {
         let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
         let source = manifest.ancestors().nth(2).map(Path::to_owned);
+        let source = source.filter(|source| source.is_dir());
+        let built = ["release", "debug"].map(|profile| Path::new("target").join(profile));
+        let mut built = source
+            .iter()
+            .flat_map(|root| built.each_ref().map(|at| root.join(at)));
         let command = std::env::current_exe().ok();
+        let shims = command.as_deref().map(shim::installed).unwrap_or_default();
+        let prefix = command
+            .as_deref()
+            .and_then(|command| command.ancestors().nth(2));
+        let prefix = prefix.filter(|prefix| {
+            let lib = prefix.join("lib");
+            shims.iter().any(|shim| shim.parent() == Some(&lib))
+        });
         Paths {
-            source: source.filter(|source| source.is_dir()),
-            shims: command.as_deref().map(shim::installed).unwrap_or_default(),
+            build: built.find(|folder| !shim::beside(folder).is_empty()),
+            install: prefix.map(Path::to_owned),
+            source,
             command,
+            shims,
         }
     }
 }
@@ -84,13 +108,18 @@ impl Paths {
 pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
     let file = args.json.as_deref().map(Output::open).transpose()?;
     let mut checks = check::system();
-    let mut cuda = None;
+    let (mut cuda, mut hip) = (None, None);
     match args.platform {
         Platform::Cpu => checks.extend(check::cpu()),
         Platform::Cuda => {
             let (found, facts) = cuda::all();
             checks.extend(found);
             cuda = Some(facts);
+        }
+        Platform::Hip => {
+            let (found, facts) = hip::all();
+            checks.extend(found);
+            hip = Some(facts);
         }
         Platform::Opencl => checks.extend(opencl::all()),
     }
@@ -102,12 +131,13 @@ pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
         passed: checks.iter().all(|check| check.verdict != Verdict::Failed),
         paths: Paths::find(),
         cuda,
+        hip,
         checks,
     };
     if let Some(file) = file {
         file.write(serde_json::to_string_pretty(&report)? + "\n")?;
     }
-    failure::print(&text(&report)?)?;
+    failure::print(&text(&report, args.json.as_ref())?)?;
     Ok(if report.passed {
         ExitCode::SUCCESS
     } else {
@@ -115,7 +145,7 @@ pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
     })
 }
 
-fn text(report: &Report) -> Result<String, std::fmt::Error> {
+fn text(report: &Report, file: Option<&PathBuf>) -> Result<String, std::fmt::Error> {
     let mut text = String::new();
     for check in &report.checks {
         let Check {
@@ -131,13 +161,23 @@ fn text(report: &Report) -> Result<String, std::fmt::Error> {
     }
     let Paths {
         source,
+        build,
+        install,
         command,
         shims,
     } = &report.paths;
-    let paths = source.iter().map(|path| ("source", path));
-    let paths = paths.chain(command.iter().map(|path| ("command", path)));
+    let places = [
+        ("source", source),
+        ("build", build),
+        ("install", install),
+        ("command", command),
+    ];
+    let paths = places
+        .into_iter()
+        .filter_map(|(name, path)| Some((name, path.as_ref()?)));
+    let paths = paths.chain(shims.iter().map(|path| ("shim", path)));
     writeln!(text)?;
-    for (name, path) in paths.chain(shims.iter().map(|path| ("shim", path))) {
+    for (name, path) in paths.chain(file.map(|path| ("report", path))) {
         writeln!(text, "{name:<7} {}", path.display())?;
     }
     let failed = report

@@ -3,17 +3,13 @@
 use std::{
     ffi::{CStr, c_char, c_void},
     ptr::{null, null_mut},
-    time::Instant,
 };
 
 use libloading::os::unix::Library;
 use xsched_wire::env;
 
-use super::{Failure, Found, Handle, LIMIT, ROWS, Step, file_at};
+use super::{BYTES, COUNT, Failure, Found, Handle, ROWS, Step, compare, compute, factors, file_at};
 
-/// Elements of a matrix.
-const COUNT: usize = (ROWS * ROWS) as usize;
-const BYTES: usize = COUNT * size_of::<u32>();
 const SOURCE: &CStr = c"__kernel void matmul(__global uint *to, __global const uint *left,
                      __global const uint *right, uint rows) {
     uint row = get_global_id(0) / rows, column = get_global_id(0) % rows, sum = 0;
@@ -62,18 +58,9 @@ pub(super) fn look(found: &mut Found, scheduled: bool) -> Result<(), Failure> {
         .collect::<Result<_, _>>()
         .map_err(|error| (Step::Device, error))?;
 
-    let compute = |error| (Step::Compute, error);
-    let product = Product::new(&loader, devices[0]).map_err(compute)?;
-    let end = Instant::now() + LIMIT;
-    loop {
-        product.check().map_err(compute)?;
-        found.rows = Some(ROWS);
-        found.level = level.map_or(0, |level| level(product.queue));
-        if !scheduled || found.level > 0 || Instant::now() >= end {
-            return Ok(());
-        }
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
+    let product = Product::new(&loader, devices[0]).map_err(|error| (Step::Compute, error))?;
+    let level = || level.map_or(0, |level| level(product.queue));
+    compute(found, scheduled, level, || product.check())
 }
 
 /// The shim's `xsched_opencl_level`, if one is preloaded.
@@ -159,8 +146,7 @@ struct Product<'a> {
     kernel: Handle,
     /// Product, left, right.
     places: [Handle; 3],
-    left: Vec<u32>,
-    right: Vec<u32>,
+    factors: [Vec<u32>; 2],
 }
 
 impl<'a> Product<'a> {
@@ -191,14 +177,9 @@ impl<'a> Product<'a> {
             *place = create(context, READ_WRITE, BYTES, null_mut(), &mut error);
             checked("clCreateBuffer", error)?;
         }
-        // Any numbers; products wrap on both sides alike.
-        let matrix = |step: u32| {
-            let values = (0..COUNT as u32).map(|index| index.wrapping_mul(step));
-            values.collect::<Vec<_>>()
-        };
-        let (mut left, mut right) = (matrix(2_654_435_761), matrix(40_503));
+        let mut factors = factors();
         let write: Transfer = loader.entry("clEnqueueWriteBuffer")?;
-        for (place, matrix) in places[1..].iter().zip([&mut left, &mut right]) {
+        for (place, matrix) in places[1..].iter().zip(&mut factors) {
             let from = matrix.as_mut_ptr();
             let result = write(queue, *place, 1, 0, BYTES, from, 0, null(), null_mut());
             checked("clEnqueueWriteBuffer", result)?;
@@ -208,8 +189,7 @@ impl<'a> Product<'a> {
             queue,
             kernel,
             places,
-            left,
-            right,
+            factors,
         })
     }
 
@@ -258,6 +238,6 @@ impl<'a> Product<'a> {
             null_mut(),
         );
         checked("clEnqueueReadBuffer", result)?;
-        super::compare(&found, &self.left, &self.right)
+        compare(&found, &self.factors)
     }
 }

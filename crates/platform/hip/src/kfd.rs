@@ -75,6 +75,8 @@ struct Queues {
     known: Vec<Queue>,
     /// The kernel refused; queues are left alone from then on.
     refused: Option<String>,
+    /// That there is a second runtime.
+    is_said: bool,
 }
 
 /// A forked child has none of its parent's queues.
@@ -93,8 +95,8 @@ pub(crate) fn refusal() -> Option<String> {
     if queues.known.is_empty() {
         return Some("no compute queue of this process was seen".into());
     }
-    if queues.has_several_gpus() {
-        return Some("which compute queue belongs to which of several GPUs is not known".into());
+    if let Some(reason) = queues.ambiguity() {
+        return Some(reason.into());
     }
     // Setting what is set already shows whether it may be set.
     let first = queues.known.iter().find(|queue| !queue.is_off)?;
@@ -108,7 +110,7 @@ pub(crate) fn settle() {
     if queues.known.is_empty() {
         return;
     }
-    let off = queues.refused.is_none() && !queues.has_several_gpus() && all_are_held();
+    let off = queues.refused.is_none() && queues.ambiguity().is_none() && all_are_held();
     if let Err(reason) = queues.set(off) {
         let _ = queues.set(false);
         state::say(&format!("level 3 is off: {reason}"));
@@ -128,10 +130,14 @@ fn all_are_held() -> bool {
 }
 
 impl Queues {
-    fn has_several_gpus(&self) -> bool {
-        let mut gpus = self.known.iter().map(|queue| queue.gpu);
-        let first = gpus.next();
-        gpus.any(|gpu| Some(gpu) != first)
+    /// Why it is not known which queues are those of the streams that are scheduled.
+    fn ambiguity(&self) -> Option<&'static str> {
+        let first = self.known.first()?;
+        if self.known.iter().any(|queue| queue.fd != first.fd) {
+            return Some("which compute queue belongs to which of several runtimes is not known");
+        }
+        let several = self.known.iter().any(|queue| queue.gpu != first.gpu);
+        several.then_some("which compute queue belongs to which of several GPUs is not known")
     }
 
     fn set(&mut self, off: bool) -> Result<(), String> {
@@ -202,7 +208,13 @@ fn observe(fd: c_int, number: c_ulong, size: usize, argument: *mut c_void) {
         // SAFETY: the request's argument begins with this structure, whose size it named.
         let create = unsafe { argument.cast::<Create>().read_unaligned() };
         if COMPUTE.contains(&create.kind) {
-            queues().known.push(Queue {
+            let mut queues = queues();
+            // Each runtime opens the file for itself.
+            if queues.known.iter().any(|queue| queue.fd != fd) && !queues.is_said {
+                queues.is_said = true;
+                state::say("a second HIP runtime in this process: its streams are not scheduled");
+            }
+            queues.known.push(Queue {
                 fd,
                 gpu: create.gpu,
                 wanted: Update {

@@ -9,11 +9,15 @@
 //!
 //! A guest in somebody else's process: nothing happens before the first launch; an internal error
 //! switches the shim off for the process. Programs that know the shim may call `api`.
+//!
+//! `libhalhip.so` is the same code with other exports: what programs that make XQueues over their streams
+//! by themselves call (`hal`), and no hook. In one process with the shim it is the shim that they call.
 
 #![allow(unreachable_pub, reason = "exported to C, used by no other crate")]
 
 mod api;
 mod gates;
+mod hal;
 mod hooks;
 mod kfd;
 mod lookup;

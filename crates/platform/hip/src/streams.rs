@@ -162,12 +162,85 @@ pub(crate) fn find(
 /// `None`: into a graph, or nobody schedules the stream.
 #[inline]
 pub(crate) fn way(stream: hipStream_t, flavour: Flavour) -> Option<&'static XQueue<Stream>> {
+    entry(stream, flavour)?.queue.as_ref()
+}
+
+#[inline]
+fn entry(stream: hipStream_t, flavour: Flavour) -> Option<&'static Entry> {
     let raw = explicit(stream, flavour);
     if is_capturing(raw) {
         return None;
     }
     let key = key(raw)?;
-    get(key).or_else(|| create(key, raw))?.queue.as_ref()
+    get(key).or_else(|| create(key, raw))
+}
+
+/// A scheduled stream that the program has a handle of, whoever uses its own handle again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Lasting {
+    key: usize,
+    id: u64,
+    raw: usize,
+    device: i32,
+}
+
+impl Lasting {
+    /// The stream; its queue is made if need be.
+    pub(crate) fn new(stream: hipStream_t) -> Option<Lasting> {
+        let entry = entry(stream, Flavour::Legacy)?;
+        entry.queue.as_ref()?;
+        Some(Lasting {
+            key: entry.key,
+            id: entry.id,
+            raw: entry.raw,
+            device: entry.device,
+        })
+    }
+
+    /// Keeps its queue while `body` runs, which may wait. `None`: the stream has ended.
+    pub(crate) fn with<T>(&self, body: impl FnOnce(&XQueue<Stream>) -> T) -> Option<T> {
+        let kept = TABLE.keep(self.key)?;
+        let is_same = (kept.id, kept.generation) == (self.id, generation());
+        let queue = kept.queue.as_ref().filter(|_| is_same)?;
+        Some(body(queue))
+    }
+
+    /// Nothing of the stream is scheduled any more.
+    pub(crate) fn give_up(&self) {
+        retire(|entry| entry.id == self.id);
+    }
+
+    /// Whether it is a default stream, which others wait for.
+    pub(crate) fn is_default(&self) -> bool {
+        self.raw <= HIP_STREAM_PER_THREAD
+    }
+
+    /// Whether the runtime says that the stream has work. For a default stream, which a thread of
+    /// another device cannot ask about: no.
+    pub(crate) fn is_busy(&self) -> bool {
+        // SAFETY: the program's own stream.
+        let query =
+            || runtime::relaxed(|| unsafe { runtime::stream_query(self.raw as hipStream_t) });
+        !self.is_default() && unless_capturing(query).is_some_and(|result| result != HIP_SUCCESS)
+    }
+
+    /// Makes its device that of the calling thread, which must be one of ours.
+    pub(crate) fn enter_device(&self) {
+        if runtime::current_device() != Some(self.device) {
+            // SAFETY: any number may be passed.
+            unsafe { runtime::set_device(self.device) };
+        }
+    }
+}
+
+/// Runs `body`, whose calls into the runtime pass through hooks as they are.
+pub(crate) fn inside<T>(body: impl FnOnce() -> T) -> T {
+    let entered = enter();
+    let result = body();
+    if entered {
+        leave();
+    }
+    result
 }
 
 /// The queues of this process.

@@ -1,4 +1,4 @@
-//! Against binaries of real programs for ROCm 6 and 7 from PyPI: what they import and we intercept
+//! Against binaries of real programs for ROCm 5, 6 and 7 from PyPI: what they import and we intercept
 //! is exported with the version that they ask for. Skipped where they cannot be downloaded.
 
 mod support;
@@ -21,7 +21,7 @@ fn unpack(client: &str, folder: &Path) -> bool {
         .args(["--only-binary", ":all:", "--python-version", "3.12"])
         .args(["--platform", "manylinux_2_28_x86_64"])
         .args(["--platform", "manylinux_2_27_x86_64"])
-        .args(["--platform", "manylinux1_x86_64", "--dest"])
+        .args(["--platform", "manylinux2014_x86_64", "--dest"])
         .args([folder.as_os_str(), client.as_ref()]);
     if !pip.output().is_ok_and(|output| output.status.success()) {
         return false;

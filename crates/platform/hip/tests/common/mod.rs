@@ -8,9 +8,9 @@ pub(crate) mod files;
 pub(crate) mod shared;
 
 use std::{
-    env, fs,
+    env,
     path::PathBuf,
-    process::{Command, Output},
+    process::Output,
     sync::{
         OnceLock,
         atomic::{AtomicU32, Ordering::SeqCst},
@@ -34,31 +34,7 @@ pub(crate) fn runtime() -> PathBuf {
     static RUNTIME: OnceLock<PathBuf> = OnceLock::new();
     let link = || {
         let links = support::driver_folder();
-        let folder = links.parent().unwrap();
-        let archive = folder.join("libstandin_cuda.a");
-        assert!(archive.exists(), "{} is not built", archive.display());
-        let place = links.join("libamdhip64.so.6");
-        let map = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../standin/hip.map");
-        let modified = |path: &PathBuf| path.metadata().and_then(|file| file.modified()).ok();
-        let made = modified(&place);
-        if made.is_some() && made >= modified(&archive) && made >= modified(&map) {
-            return place;
-        }
-        // Other tests may do the same: made beside, then renamed.
-        let new = links.join(format!("libamdhip64.{}", std::process::id()));
-        files::output(
-            Command::new("cc")
-                .args(["-shared", "-Wl,-soname,libamdhip64.so.6", "-Wl,-z,nodelete"])
-                .arg("-Wl,-Bsymbolic-functions,-z,defs")
-                .arg(format!("-Wl,--version-script={}", map.display()))
-                .arg("-Wl,--whole-archive")
-                .arg(&archive)
-                .arg("-Wl,--no-whole-archive")
-                .args(["-lgcc_s", "-lpthread", "-lm", "-ldl", "-lc", "-o"])
-                .arg(&new),
-        );
-        fs::rename(&new, &place).unwrap();
-        place
+        files::link_runtime(links.parent().unwrap(), &links)
     };
     RUNTIME.get_or_init(link).clone()
 }

@@ -1,36 +1,53 @@
-// Launches twelve kernels on each kind of stream; tells how many were in flight at most.
+// A library as those of matrix products are: linked to the runtime's versioned symbols. It launches a kernel
+// of two parameters in the form of a number; -1: there is no such form.
 #include <stddef.h>
-#include <stdio.h>
-#include <string.h>
+#include <stdint.h>
 
 typedef struct { unsigned x, y, z; } dim3;
-int hipLaunchKernel(const void *, dim3, dim3, void **, size_t, void *);
-int hipStreamCreate(void **);
-int hipStreamDestroy(void *);
-int hipStreamSynchronize(void *);
-size_t standin_deepest(void *);
-long standin_executed(void *);
+typedef struct {
+    const void *function;
+    dim3 grid, block;
+    void **parameters;
+    size_t shared;
+    void *stream;
+} Launch;
+#define GRID unsigned, unsigned, unsigned, unsigned, unsigned, unsigned
 
-static void launch(const char *name, void *stream)
+int hipLaunchKernel(const void *, dim3, dim3, void **, size_t, void *);
+int hipLaunchCooperativeKernel(const void *, dim3, dim3, void **, unsigned, void *);
+int hipExtLaunchKernel(const void *, dim3, dim3, void **, size_t, void *, void *, void *, int);
+int hipModuleLaunchKernel(void *, GRID, unsigned, void *, void **, void **);
+int hipModuleLaunchCooperativeKernel(void *, GRID, unsigned, void *, void **);
+int hipExtModuleLaunchKernel(void *, GRID, size_t, void *, void **, void **, void *, void *, unsigned);
+int _Z24hipExtModuleLaunchKernelP18ihipModuleSymbol_tjjjjjjmP12ihipStream_tPPvS4_P11ihipEvent_tS6_j(
+    void *, GRID, size_t, void *, void **, void **, void *, void *, unsigned);
+int _Z24hipHccModuleLaunchKernelP18ihipModuleSymbol_tjjjjjjmP12ihipStream_tPPvS4_P11ihipEvent_tS6_(
+    void *, GRID, size_t, void *, void **, void **, void *, void *);
+int hipLaunchCooperativeKernelMultiDevice(Launch *, int, unsigned);
+int hipExtLaunchMultiKernelMultiDevice(Launch *, int, unsigned);
+
+#define ONE 1, 1, 1, 1, 1, 1
+
+int launch(int form, void *host, void *function, void *stream, uint64_t address, uint32_t value)
 {
     dim3 one = {1, 1, 1};
-    unsigned number;
-    void *arguments[] = {&number};
-    int failed = 0;
-    for (number = 0; number < 12; number++)
-        failed |= hipLaunchKernel((void *)launch, one, one, arguments, 0, stream);
-    // The arguments are the program's again as soon as the call returns.
-    memset(&number, 0xff, sizeof number);
-    failed |= hipStreamSynchronize(stream);
-    printf("%s %d %ld %zu\n", name, failed, standin_executed(stream), standin_deepest(stream));
-}
-
-int main(void)
-{
-    void *created = NULL;
-    hipStreamCreate(&created);
-    launch("null", NULL);
-    launch("per-thread", (void *)2);
-    launch("created", created);
-    return hipStreamDestroy(created);
+    void *parameters[] = {&address, &value};
+    Launch list = {host, one, one, parameters, 0, stream};
+    switch (form) {
+    case 0: return hipLaunchKernel(host, one, one, parameters, 0, stream);
+    case 1: return hipLaunchCooperativeKernel(host, one, one, parameters, 0, stream);
+    case 2: return hipExtLaunchKernel(host, one, one, parameters, 0, stream, NULL, NULL, 0);
+    case 3: return hipModuleLaunchKernel(function, ONE, 0, stream, parameters, NULL);
+    case 4: return hipModuleLaunchCooperativeKernel(function, ONE, 0, stream, parameters);
+    case 5: return hipExtModuleLaunchKernel(function, ONE, 0, stream, parameters, NULL, NULL, NULL, 0);
+    case 6:
+        return _Z24hipExtModuleLaunchKernelP18ihipModuleSymbol_tjjjjjjmP12ihipStream_tPPvS4_P11ihipEvent_tS6_j(
+            function, ONE, 0, stream, parameters, NULL, NULL, NULL, 0);
+    case 7:
+        return _Z24hipHccModuleLaunchKernelP18ihipModuleSymbol_tjjjjjjmP12ihipStream_tPPvS4_P11ihipEvent_tS6_(
+            function, ONE, 0, stream, parameters, NULL, NULL, NULL);
+    case 8: return hipLaunchCooperativeKernelMultiDevice(&list, 1, 0);
+    case 9: return hipExtLaunchMultiKernelMultiDevice(&list, 1, 0);
+    default: return -1;
+    }
 }

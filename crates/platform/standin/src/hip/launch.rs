@@ -17,6 +17,20 @@ use crate::cuda::{
 /// `hipErrorInvalidDeviceFunction`.
 const INVALID_DEVICE_FUNCTION: i32 = 98;
 
+/// The one program that the compiler makes, and its image.
+const PROGRAM: Handle = 1;
+const IMAGE: &[u8] = b"\0";
+/// `HIPRTC_ERROR_INVALID_PROGRAM`.
+const INVALID_PROGRAM: i32 = 4;
+
+fn known(program: Handle) -> i32 {
+    if program == PROGRAM {
+        0
+    } else {
+        INVALID_PROGRAM
+    }
+}
+
 /// `dim3`.
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -81,6 +95,19 @@ extern "C" fn __hipRegisterFunction(
 #[allow(non_snake_case, reason = "the API's own name")]
 extern "C" fn __hipUnregisterFatBinary(_modules: usize) {}
 
+fn launch_on_several(list: In<OneOfSeveral>, count: i32) -> i32 {
+    let list = list.list(usize::try_from(count).unwrap_or(0));
+    let results = list.map(|list| {
+        let one =
+            |one: &OneOfSeveral| launch(one.function, one.parameters, one.stream, Null::Legacy);
+        list.iter()
+            .map(one)
+            .find(|&result| result != 0)
+            .unwrap_or(0)
+    });
+    results.unwrap_or(INVALID_VALUE.0)
+}
+
 /// What programs call before `main`.
 pub(super) fn registration() -> [(&'static str, usize); 3] {
     [
@@ -140,14 +167,10 @@ api! {
         launch(host, parameters, stream, Null::Legacy)
     }
     fn hipLaunchCooperativeKernelMultiDevice(list: In<OneOfSeveral>, count: i32, _flags: u32) {
-        let list = list.list(usize::try_from(count).unwrap_or(0));
-        let results = list.map(|list| {
-            let one = |one: &OneOfSeveral| {
-                launch(one.function, one.parameters, one.stream, Null::Legacy)
-            };
-            list.iter().map(one).find(|&result| result != 0).unwrap_or(0)
-        });
-        results.unwrap_or(INVALID_VALUE.0)
+        launch_on_several(list, count)
+    }
+    fn hipExtLaunchMultiKernelMultiDevice(list: In<OneOfSeveral>, count: i32, _flags: u32) {
+        launch_on_several(list, count)
     }
     fn hipExtLaunchKernel(
         host: usize, _grid: Dim3, _block: Dim3, parameters: Parameters, _shared: usize,
@@ -182,5 +205,45 @@ api! {
             function, grid_x, grid_y, grid_z, block_x, block_y, block_z, 0, stream, parameters,
             extra,
         )
+    }
+    // The same in C++, and its older name.
+    fn _Z24hipExtModuleLaunchKernelP18ihipModuleSymbol_tjjjjjjmP12ihipStream_tPPvS4_P11ihipEvent_tS6_j(
+        function: Handle, grid_x: u32, grid_y: u32, grid_z: u32, block_x: u32, block_y: u32,
+        block_z: u32, shared: usize, stream: Handle, parameters: Parameters, extra: Extra,
+        start: Handle, stop: Handle, flags: u32,
+    ) {
+        hipExtModuleLaunchKernel(
+            function, grid_x, grid_y, grid_z, block_x, block_y, block_z, shared, stream, parameters,
+            extra, start, stop, flags,
+        )
+    }
+    fn _Z24hipHccModuleLaunchKernelP18ihipModuleSymbol_tjjjjjjmP12ihipStream_tPPvS4_P11ihipEvent_tS6_(
+        function: Handle, grid_x: u32, grid_y: u32, grid_z: u32, block_x: u32, block_y: u32,
+        block_z: u32, shared: usize, stream: Handle, parameters: Parameters, extra: Extra,
+        start: Handle, stop: Handle,
+    ) {
+        hipExtModuleLaunchKernel(
+            function, grid_x, grid_y, grid_z, block_x, block_y, block_z, shared, stream, parameters,
+            extra, start, stop, 0,
+        )
+    }
+    // The compiler: of any source it makes an image, which loads as any does.
+    fn hiprtcCreateProgram(
+        program: Out<Handle>, source: Text, _name: Text, _count: i32, _headers: usize, _names: usize,
+    ) {
+        code(source.read().and_then(|_| program.set(PROGRAM)))
+    }
+    fn hiprtcCompileProgram(program: Handle, _count: i32, _options: usize) { known(program) }
+    fn hiprtcGetCodeSize(program: Handle, bytes: Out<usize>) {
+        match known(program) {
+            0 => code(bytes.set(IMAGE.len())),
+            error => error,
+        }
+    }
+    fn hiprtcGetCode(program: Handle, image: Out<u8>) {
+        match known(program) {
+            0 => code(image.set_all(IMAGE, IMAGE.len())),
+            error => error,
+        }
     }
 }

@@ -91,6 +91,9 @@ api! {
     fn hipMemcpyDtoDAsync(to: Address, from: Address, length: usize, stream: Handle) {
         cuMemcpyDtoDAsync_v2(to, from, length, stream)
     }
+    fn hipMemcpyHtoD(to: Address, from: Address, length: usize) {
+        cuMemcpyHtoD_v2(to, from, length)
+    }
     fn hipMemcpyDtoH(to: Address, from: Address, length: usize) {
         cuMemcpyDtoH_v2(to, from, length)
     }

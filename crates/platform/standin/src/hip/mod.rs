@@ -110,6 +110,10 @@ fn all_entries() -> Vec<(&'static str, usize)> {
         "hipGetStreamDeviceId",
         stream::hipGetStreamDeviceId as *const () as usize,
     ));
+    all.push((
+        "hipGetErrorName",
+        runtime::hipGetErrorName as *const () as usize,
+    ));
     all.push(("standin_kfd", kfd::standin_kfd as *const () as usize));
     all
 }
@@ -122,7 +126,8 @@ mod tests {
     fn every_entry_point_has_a_version_but_the_stand_ins_own() {
         let map = include_str!("../../hip.map");
         let words = map.split(|letter: char| !letter.is_alphanumeric() && letter != '_');
-        let is_name = |word: &&str| word.starts_with("__hip") || word.starts_with("hip");
+        let begins = ["hip", "__hip", "_Z24hip"];
+        let is_name = |word: &&str| begins.iter().any(|begin| word.starts_with(begin));
         let mut versioned: Vec<_> = words.filter(is_name).collect();
         versioned.retain(|word| !word.starts_with("hip_"));
         let mut entries: Vec<_> = all_entries().into_iter().map(|entry| entry.0).collect();

@@ -1,10 +1,12 @@
 //! Devices, errors, lookups.
 
+use std::ffi::c_char;
+
 use super::{DEVICE, LAST_ERROR, all_entries, api, kfd};
 use crate::cuda::{
     abi::{Out, Text, code},
     context::cuCtxSynchronize,
-    device::{cuDeviceGetAttribute, cuDeviceGetCount, cuDeviceGetPCIBusId},
+    device::{cuDeviceGetAttribute, cuDeviceGetCount, cuDeviceGetName, cuDeviceGetPCIBusId},
     driver::Driver,
     result::{INVALID_DEVICE, INVALID_VALUE, NO_DEVICE, NOT_FOUND},
 };
@@ -45,6 +47,9 @@ api! {
         }
         cuDeviceGetAttribute(value, number, device)
     }
+    fn hipDeviceGetName(name: Out<u8>, room: i32, device: i32) {
+        cuDeviceGetName(name, room, device)
+    }
     fn hipDeviceGetPCIBusId(name: Out<u8>, room: i32, device: i32) {
         cuDeviceGetPCIBusId(name, room, device)
     }
@@ -75,4 +80,21 @@ api! {
         };
         code(find())
     }
+}
+
+/// What an error is called: text, no code.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+#[allow(non_snake_case, reason = "the API's own name")]
+pub(super) extern "C" fn hipGetErrorName(error: i32) -> *const c_char {
+    let name = match error {
+        0 => c"hipSuccess",
+        1 => c"hipErrorInvalidValue",
+        2 => c"hipErrorOutOfMemory",
+        98 => c"hipErrorInvalidDeviceFunction",
+        100 => c"hipErrorNoDevice",
+        101 => c"hipErrorInvalidDevice",
+        719 => c"hipErrorLaunchFailure",
+        _ => c"hipErrorUnknown",
+    };
+    name.as_ptr()
 }

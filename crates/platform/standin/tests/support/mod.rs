@@ -77,6 +77,7 @@ pub(crate) fn command(role: &str, environment: &[(&str, &str)]) -> Command {
     let test = thread.name().expect("the harness names the test's thread");
     command
         .args([test, "--exact", "--nocapture", "--test-threads=1"])
+        .arg("--include-ignored")
         .env(ROLE, role)
         .env("LD_LIBRARY_PATH", driver_folder())
         .env("CUDA_MODULE_LOADING", "EAGER")

@@ -1,0 +1,193 @@
+// Makes an XQueue over a stream as programs of upstream XSched do, and prints what came of it.
+// LOOKED_UP: by dlopen of the library that is named first, as Python does; else it is linked.
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+typedef uint64_t Handle;
+int HipQueueCreate(Handle *, void *);
+int HwQueueDestroy(Handle);
+int HwQueueLaunch(Handle, Handle);
+int HwQueueSynchronize(Handle);
+int HwCommandCreateCallback(Handle *, int (*)(Handle, void *), void *);
+int HwCommandDestroy(Handle);
+int XQueueCreate(Handle *, Handle, int64_t, int64_t);
+int XQueueDestroy(Handle);
+int XQueueGet(Handle *, Handle);
+int XQueueSetPreemptLevel(Handle, int64_t);
+int XQueueSetLaunchConfig(Handle, int64_t, int64_t);
+int XQueueSubmit(Handle, Handle);
+int XQueueWait(Handle, Handle);
+int XQueueWaitAll(Handle);
+int XQueueQuery(Handle, int *);
+int XQueueSuspend(Handle, int64_t);
+int XQueueResume(Handle, int64_t);
+int XQueueProfileHwCommandCount(Handle, int64_t *);
+int XHintSetScheduler(int, int);
+int XHintPriority(Handle, int32_t);
+int XHintUtilization(Handle, int32_t);
+int XHintTimeslice(int64_t);
+int XHintLaxity(Handle, int64_t, int32_t, int32_t);
+int XHintDeadline(Handle, int64_t);
+int XHintKDeadline(size_t);
+
+int hipStreamCreate(void **);
+int hipStreamDestroy(void *);
+int hipStreamSynchronize(void *);
+int hipModuleLoadData(void **, const void *);
+int hipModuleGetFunction(void **, void *, const char *);
+int hipModuleLaunchKernel(void *, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned,
+                          void *, void **, void **);
+int hipHostMalloc(void **, size_t, unsigned);
+
+static void *hal, *stream, *append;
+// A count and the numbers of kernels. The host reads it without a command, which would wait for the stream.
+static volatile unsigned *list;
+#ifdef LOOKED_UP
+#define HAL(name) ((__typeof__(&name))dlsym(hal, #name))
+#else
+#define HAL(name) name
+#endif
+
+#define EXPECT(result, call)                                                        \
+    do {                                                                            \
+        int found = (call);                                                         \
+        if (found != (result)) {                                                    \
+            printf("%s is %d, not %d\n", #call, found, (result));                   \
+            exit(1);                                                                \
+        }                                                                           \
+    } while (0)
+
+static int launch(Handle queue, void *number)
+{
+    unsigned value = (unsigned)(uintptr_t)number;
+    void *parameters[] = {(void *)&list, &value};
+    return hipModuleLaunchKernel(append, 1, 1, 1, 1, 1, 1, 0, stream, parameters, NULL);
+}
+
+static int fail(Handle queue, void *data)
+{
+    return 1;
+}
+
+// How many kernels were executed, and whether in the order of their numbers.
+static unsigned executed(int *in_order)
+{
+    unsigned count = list[0];
+    for (unsigned index = 0; in_order && index < count; index++)
+        *in_order &= list[index + 1] == index;
+    return count;
+}
+
+int main(int count, char **arguments)
+{
+    alarm(20);
+    hal = dlopen(arguments[1], RTLD_NOW | RTLD_LOCAL);
+    int level = atoi(arguments[2]), in_order = 1, state = 0;
+    void *module;
+    Handle queue, other, xqueue, same, command, broken;
+    int64_t before, after;
+
+    EXPECT(2, HAL(XHintSetScheduler)(2, 99));
+    EXPECT(0, HAL(XHintSetScheduler)(2, 1));
+    EXPECT(0, hipStreamCreate(&stream));
+    EXPECT(0, hipModuleLoadData(&module, ""));
+    EXPECT(0, hipModuleGetFunction(&append, module, "append_u32"));
+    EXPECT(0, hipHostMalloc((void **)&list, 1 << 16, 0));
+    list[0] = 0;
+
+    EXPECT(0, HAL(HipQueueCreate)(&queue, stream));
+    EXPECT(4, HAL(XHintSetScheduler)(2, 1));
+    EXPECT(4, HAL(HipQueueCreate)(&other, stream));
+    EXPECT(2, HAL(HipQueueCreate)(NULL, stream));
+    EXPECT(3, HAL(XQueueGet)(&same, queue));
+    EXPECT(2, HAL(XQueueCreate)(&xqueue, queue, 9, 0));
+    EXPECT(5, HAL(XQueueCreate)(&xqueue, queue, level, 1));
+    EXPECT(3, HAL(XQueueCreate)(&xqueue, 12345, level, 0));
+    EXPECT(0, HAL(XQueueCreate)(&xqueue, queue, level, 0));
+    EXPECT(4, HAL(XQueueCreate)(&other, queue, level, 0));
+    EXPECT(0, HAL(XQueueGet)(&same, queue));
+    EXPECT(1, same == xqueue);
+    EXPECT(4, HAL(HwQueueDestroy)(queue));
+    EXPECT(0, HAL(XQueueSetLaunchConfig)(xqueue, 8, 4));
+    EXPECT(2, HAL(XQueueSetLaunchConfig)(xqueue, 4, 8));
+    EXPECT(0, HAL(XQueueSetPreemptLevel)(xqueue, 1));
+    EXPECT(0, HAL(XQueueSetPreemptLevel)(xqueue, level));
+
+    EXPECT(0, HAL(XHintPriority)(xqueue, 1));
+    EXPECT(2, HAL(XHintPriority)(xqueue, 256));
+    EXPECT(0, HAL(XHintUtilization)(xqueue, 80));
+    EXPECT(2, HAL(XHintUtilization)(xqueue, -1));
+    EXPECT(0, HAL(XHintTimeslice)(5000));
+    EXPECT(0, HAL(XHintLaxity)(xqueue, 1000, 0, 10));
+    EXPECT(2, HAL(XHintLaxity)(xqueue, 1000, 0, -256));
+    EXPECT(0, HAL(XHintDeadline)(xqueue, 1000));
+    EXPECT(0, HAL(XHintKDeadline)(2));
+    EXPECT(2, HAL(XHintKDeadline)(0));
+
+    unsigned number = 0;
+    for (; number < 12; number++) {
+        EXPECT(0, HAL(HwCommandCreateCallback)(&command, launch, (void *)(uintptr_t)number));
+        EXPECT(0, HAL(XQueueSubmit)(xqueue, command));
+        EXPECT(0, HAL(HwCommandDestroy)(command));
+    }
+    EXPECT(3, HAL(XQueueSubmit)(xqueue, command));
+    EXPECT(0, HAL(XQueueWaitAll)(xqueue));
+    EXPECT(12, (int)executed(&in_order));
+    EXPECT(0, HAL(XQueueQuery)(xqueue, &state));
+    printf("submitted: 12 executed, in order %d, state %d\n", in_order, state);
+
+    EXPECT(0, HAL(XQueueSuspend)(xqueue, 0));
+    EXPECT(0, HAL(HwCommandCreateCallback)(&command, launch, (void *)(uintptr_t)number++));
+    EXPECT(3, HAL(XQueueWait)(xqueue, command));
+    EXPECT(0, HAL(XQueueSubmit)(xqueue, command));
+    usleep(10000);
+    EXPECT(12, (int)executed(NULL));
+    EXPECT(0, HAL(XQueueQuery)(xqueue, &state));
+    EXPECT(0, HAL(XQueueResume)(xqueue, 0));
+    EXPECT(0, HAL(XQueueWait)(xqueue, command));
+    printf("suspended: state %d; resumed: %u executed\n", state, executed(&in_order));
+
+    // A priority that does not run closes the gate in the scheduler's own time.
+    EXPECT(0, HAL(XHintPriority)(xqueue, -256));
+    for (unsigned last = 0; last != number;) {
+        EXPECT(0, HAL(HwCommandCreateCallback)(&command, launch, (void *)(uintptr_t)number));
+        EXPECT(0, HAL(XQueueSubmit)(xqueue, command));
+        usleep(10000);
+        last = executed(NULL) > number++ ? 0 : number;
+    }
+    EXPECT(0, HAL(XHintPriority)(xqueue, 1));
+    EXPECT(0, HAL(XQueueWaitAll)(xqueue));
+    EXPECT((int)number, (int)executed(&in_order));
+    printf("held by its priority and released, in order %d\n", in_order);
+
+    EXPECT(0, HAL(HwCommandCreateCallback)(&broken, fail, NULL));
+    EXPECT(0, HAL(XQueueSubmit)(xqueue, broken));
+    EXPECT(1, HAL(XQueueWait)(xqueue, broken));
+    EXPECT(1, HAL(HwQueueLaunch)(queue, broken));
+    EXPECT(0, HAL(HwCommandCreateCallback)(&command, launch, (void *)(uintptr_t)number));
+    EXPECT(0, HAL(HwQueueLaunch)(queue, command));
+    EXPECT(0, HAL(HwQueueSynchronize)(queue));
+    EXPECT((int)++number, (int)executed(&in_order));
+
+    EXPECT(0, HAL(XQueueProfileHwCommandCount)(xqueue, &before));
+    for (int more = 0; more < 5; more++)
+        EXPECT(0, launch(queue, (void *)(uintptr_t)number++));
+    EXPECT(0, hipStreamSynchronize(stream));
+    EXPECT(0, HAL(XQueueProfileHwCommandCount)(xqueue, &after));
+    EXPECT((int)number, (int)executed(&in_order));
+    printf("launched by the program itself: %d through the queue, in order %d\n", (int)(after - before),
+           in_order);
+
+    EXPECT(0, HAL(XQueueDestroy)(xqueue));
+    EXPECT(3, HAL(XQueueDestroy)(xqueue));
+    EXPECT(3, HAL(XQueueQuery)(xqueue, &state));
+    EXPECT(0, HAL(HwQueueDestroy)(queue));
+    EXPECT(3, HAL(HwQueueDestroy)(queue));
+    EXPECT(0, hipStreamDestroy(stream));
+    printf("ended\n");
+    return 0;
+}
