@@ -178,6 +178,8 @@ calls! {
     fn create_queue = c"clCreateCommandQueue" (context: Opaque, device: Opaque, properties: u64, error: *mut i32) -> Queue;
     /// What a queue is.
     fn queue_info = c"clGetCommandQueueInfo" (queue: Queue, name: u32, size: usize, value: Opaque, needed: *mut usize) -> i32;
+    /// One reference more.
+    fn retain_queue = c"clRetainCommandQueue" (queue: Queue) -> i32;
     /// One reference less.
     fn release_queue = c"clReleaseCommandQueue" (queue: Queue) -> i32;
     /// Hands over what was enqueued.
@@ -204,6 +206,8 @@ calls! {
     fn release_event = c"clReleaseEvent" (event: Event) -> i32;
     /// What a device is.
     fn device_info = c"clGetDeviceInfo" (device: Opaque, name: u32, size: usize, value: Opaque, needed: *mut usize) -> i32;
+    /// Every platform.
+    fn platform_ids = c"clGetPlatformIDs" (count: u32, platforms: *mut Opaque, found: *mut u32) -> i32;
     /// A platform's devices.
     fn device_ids = c"clGetDeviceIDs" (platform: Opaque, kind: u64, count: u32, devices: *mut Opaque, found: *mut u32) -> i32;
     /// What a platform is.

@@ -1,6 +1,7 @@
 //! Hooks of functions that no loader exports: vendors hand them out by name.
 //!
-//! Each platform has its own function behind a name, so a hook asks the platform of its queue.
+//! Each platform has its own function behind a name, so a hook asks the platform of what it is called
+//! with.
 
 use std::{
     ffi::{CStr, c_void},
@@ -8,29 +9,33 @@ use std::{
 };
 
 use crate::{
+    command_buffers,
     driver::{self, Outcome, property},
     hooks::{Hook, submit, submit_and_wait},
     queues,
+    release::{self, Kind},
     sys::*,
 };
 
 /// One name's function on each platform.
-struct Vendors {
+pub(crate) struct Vendors {
     name: &'static CStr,
     known: [(AtomicUsize, AtomicUsize); 8],
 }
 
 impl Vendors {
-    const fn new(name: &'static CStr) -> Self {
+    pub(crate) const fn new(name: &'static CStr) -> Self {
         Vendors {
             name,
             known: [const { (AtomicUsize::new(0), AtomicUsize::new(0)) }; 8],
         }
     }
 
-    /// The function of the platform of this device.
-    fn of_device(&self, device: Opaque) -> Option<*mut c_void> {
-        let platform = property::<usize>(driver::device_info, device, CL_DEVICE_PLATFORM)?;
+    /// The function of this platform; `None`, for arguments that are not valid: of any, to refuse them.
+    pub(crate) fn get(&self, platform: Option<usize>) -> Option<*mut c_void> {
+        let Some(platform) = platform else {
+            return self.any();
+        };
         for (owner, address) in &self.known {
             match owner.load(Ordering::Acquire) {
                 0 => break,
@@ -63,26 +68,45 @@ impl Vendors {
         Some(found)
     }
 
-    /// The function of the platform of this queue.
-    fn of_queue(&self, queue: Queue) -> Option<*mut c_void> {
-        let device = property::<usize>(driver::queue_info, queue, CL_QUEUE_DEVICE)?;
-        self.of_device(device as Opaque)
+    #[cold]
+    fn any(&self) -> Option<*mut c_void> {
+        let mut platforms = [std::ptr::null_mut(); 16];
+        let mut found = 0;
+        let room = platforms.len() as u32;
+        // SAFETY: places for as many results as is said.
+        unsafe { driver::platform_ids(room, platforms.as_mut_ptr(), &mut found) };
+        let mut platforms = platforms.into_iter().take(found as usize);
+        platforms.find_map(|platform| self.ask(platform as usize))
     }
+}
+
+fn platform_of_device(device: Opaque) -> Option<usize> {
+    property(driver::device_info, device, CL_DEVICE_PLATFORM)
+}
+
+fn platform_of_queue(queue: Queue) -> Option<usize> {
+    let device = property::<usize>(driver::queue_info, queue, CL_QUEUE_DEVICE)?;
+    platform_of_device(device as Opaque)
+}
+
+/// The platform of the first of several queues.
+pub(crate) fn platform_of_first(queues: &[Queue]) -> Option<usize> {
+    queues.first().and_then(|&queue| platform_of_queue(queue))
 }
 
 /// Defines functions that run `$around` with a closure that calls the vendor's.
 macro_rules! extensions {
-    ($table:ident -> $result:ty, by $by:ident; $($name:ident / $symbol:literal ($first:ident: $first_kind:ty, $($arg:ident: $kind:ty),*) of $owner:expr => $around:expr;)*) => {
+    ($table:ident -> $result:ty, by $platform:path; $($name:ident / $symbol:literal ($($arg:ident: $kind:ty),*) of $owner:expr => $around:expr;)*) => {
         $(
-            unsafe extern "C" fn $name($first: $first_kind, $($arg: $kind),*) -> $result {
+            unsafe extern "C" fn $name($($arg: $kind),*) -> $result {
                 static VENDORS: Vendors = Vendors::new($symbol);
-                let Some(real) = VENDORS.$by($owner) else { return <$result as Outcome>::MISSING };
+                let Some(real) = VENDORS.get($platform($owner)) else { return <$result as Outcome>::MISSING };
                 let call = || {
-                    type Real = unsafe extern "C" fn($first_kind, $($kind),*) -> $result;
+                    type Real = unsafe extern "C" fn($($kind),*) -> $result;
                     // SAFETY: the function of that name, whose signature this is (cl_ext.h).
                     let real = unsafe { std::mem::transmute::<*mut c_void, Real>(real) };
                     // SAFETY: the caller's arguments, passed on untouched.
-                    unsafe { real($first, $($arg),*) }
+                    unsafe { real($($arg),*) }
                 };
                 $around(call)
             }
@@ -91,7 +115,7 @@ macro_rules! extensions {
     };
 }
 
-extensions! { SUBMITTING -> i32, by of_queue;
+extensions! { SUBMITTING -> i32, by platform_of_queue;
     mem_fill_intel / c"clEnqueueMemFillINTEL" (queue: Queue, to: Opaque, pattern: Opaque, pattern_bytes: usize, bytes: usize, count: u32, list: Opaque, event: *mut Event) of queue => |call| submit(queue, event, call);
     memcpy_intel / c"clEnqueueMemcpyINTEL" (queue: Queue, blocking: u32, to: Opaque, from: Opaque, bytes: usize, count: u32, list: Opaque, event: *mut Event) of queue => |call| submit_and_wait(queue, blocking, event, call);
     migrate_mem_intel / c"clEnqueueMigrateMemINTEL" (queue: Queue, pointer: Opaque, bytes: usize, flags: u64, count: u32, list: Opaque, event: *mut Event) of queue => |call| submit(queue, event, call);
@@ -107,13 +131,25 @@ extensions! { SUBMITTING -> i32, by of_queue;
     signal_semaphores / c"clEnqueueSignalSemaphoresKHR" (queue: Queue, semaphores: u32, semaphore_list: Opaque, payloads: Opaque, count: u32, list: Opaque, event: *mut Event) of queue => |call| submit(queue, event, call);
 }
 
-extensions! { MAKING -> Opaque, by of_device;
+extensions! { MAKING -> Opaque, by platform_of_device;
     create_queue / c"clCreateCommandQueueWithPropertiesKHR" (context: Opaque, device: Opaque, properties: Opaque, error: *mut i32) of device => |call| queues::create(context, device, call);
+}
+
+extensions! { RECORDING -> Opaque, by platform_of_first;
+    create_command_buffer / c"clCreateCommandBufferKHR" (count: u32, queues: *const Queue, properties: Opaque, error: *mut i32) of command_buffers::list(count, queues) => |call| command_buffers::create(count, queues, call);
+}
+
+extensions! { RECORDED -> i32, by command_buffers::platform;
+    enqueue_command_buffer / c"clEnqueueCommandBufferKHR" (queues: u32, queue_list: *const Queue, buffer: Opaque, count: u32, list: Opaque, event: *mut Event) of buffer => |call| command_buffers::enqueue(queues, queue_list, buffer, event, call);
+    retain_command_buffer / c"clRetainCommandBufferKHR" (buffer: Opaque) of buffer => |call| command_buffers::retain(buffer, call);
+    release_command_buffer / c"clReleaseCommandBufferKHR" (buffer: Opaque) of buffer => |call| release::around(Kind::CommandBuffer, buffer, || command_buffers::release(buffer, call));
 }
 
 /// The hook of this name.
 pub(crate) fn by_name(name: &CStr) -> Option<*mut c_void> {
-    let mut all = [SUBMITTING, MAKING].into_iter().flatten();
+    let mut all = [SUBMITTING, MAKING, RECORDING, RECORDED]
+        .into_iter()
+        .flatten();
     let hook = all.find(|hook| hook.name == name)?;
     Some(hook.address.cast_mut())
 }

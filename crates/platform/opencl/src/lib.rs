@@ -14,6 +14,7 @@
 
 mod api;
 mod chain;
+mod command_buffers;
 mod device;
 mod driver;
 mod extensions;

@@ -1,6 +1,6 @@
 //! Releases of OpenCL objects, deferred while a gate stands in a queue.
 
-use crate::{driver, keeper, queues, sys::*};
+use crate::{command_buffers, driver, keeper, queues, sys::*};
 use xsched_shim::state;
 
 /// What is released.
@@ -13,6 +13,7 @@ pub(crate) enum Kind {
     Kernel,
     Program,
     Sampler,
+    CommandBuffer,
 }
 
 /// One reference to an object.
@@ -44,6 +45,7 @@ impl Object {
             Kind::Kernel => (driver::kernel_info, CL_KERNEL_REFERENCE_COUNT),
             Kind::Program => (driver::program_info, CL_PROGRAM_REFERENCE_COUNT),
             Kind::Sampler => (driver::sampler_info, CL_SAMPLER_REFERENCE_COUNT),
+            Kind::CommandBuffer => return command_buffers::platform(self.raw()).is_some(),
         };
         driver::property::<u32>(info, self.raw(), count).is_some()
     }
@@ -68,6 +70,10 @@ impl Object {
             Kind::Kernel => driver::release_kernel,
             Kind::Program => driver::release_program,
             Kind::Sampler => driver::release_sampler,
+            Kind::CommandBuffer => {
+                command_buffers::release_now(self.raw());
+                return;
+            }
         };
         // SAFETY: a reference that the application has given up to us.
         unsafe { release(self.raw()) };

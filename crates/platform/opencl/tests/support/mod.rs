@@ -5,7 +5,7 @@
 
 use std::{
     env,
-    ffi::{CString, c_void},
+    ffi::{CString, c_char, c_void},
     path::PathBuf,
     process::{Command, Output},
     ptr::{null, null_mut},
@@ -94,6 +94,23 @@ pub(crate) fn until(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
+/// Returns when a value has not changed for a third of a second.
+pub(crate) fn until_still<T: PartialEq>(mut value: impl FnMut() -> T) {
+    let (mut last, mut since) = (value(), Instant::now());
+    until("it comes to rest", || {
+        let now = value();
+        if now != last {
+            (last, since) = (now, Instant::now());
+        }
+        since.elapsed() > Duration::from_millis(300)
+    });
+}
+
+/// What [`Cl::kernel`] makes of a word in a round.
+pub(crate) fn after_one_round(word: u32) -> u32 {
+    word.wrapping_mul(1_664_525).wrapping_add(1_013_904_223)
+}
+
 /// What a callback counts.
 pub(crate) static CALLS: AtomicU32 = AtomicU32::new(0);
 
@@ -133,6 +150,7 @@ pub(crate) fn scheduled(queue: Handle) -> i32 {
 #[derive(Clone, Copy)]
 pub(crate) struct Cl {
     library: &'static Library,
+    platform: Handle,
     pub(crate) device: Handle,
     pub(crate) context: Handle,
 }
@@ -163,18 +181,18 @@ impl Cl {
         let library = unsafe { Library::new("libOpenCL.so.1") }.expect("libOpenCL is installed");
         let mut cl = Cl {
             library: Box::leak(Box::new(library)),
+            platform: null_mut(),
             device: null_mut(),
             context: null_mut(),
         };
         let platforms: extern "C" fn(u32, *mut Handle, *mut u32) -> i32 =
             cl.symbol("clGetPlatformIDs");
-        let mut platform = null_mut();
-        assert_eq!(platforms(1, &mut platform, null_mut()), SUCCESS);
+        assert_eq!(platforms(1, &mut cl.platform, null_mut()), SUCCESS);
         let devices: extern "C" fn(Handle, u64, u32, *mut Handle, *mut u32) -> i32 =
             cl.symbol("clGetDeviceIDs");
         let all = 0xFFFF_FFFF;
         assert_eq!(
-            devices(platform, all, 1, &mut cl.device, null_mut()),
+            devices(cl.platform, all, 1, &mut cl.device, null_mut()),
             SUCCESS
         );
         type Create =
@@ -189,6 +207,18 @@ impl Cl {
     pub(crate) fn symbol<T: Copy>(&self, name: &str) -> T {
         // SAFETY: the caller names a function of this type (cl.h).
         *unsafe { self.library.get::<T>(name.as_bytes()) }.expect(name)
+    }
+
+    /// A function that only the platform hands out.
+    pub(crate) fn extension<T: Copy>(&self, name: &str) -> T {
+        let find: extern "C" fn(Handle, *const c_char) -> *const c_void =
+            self.symbol("clGetExtensionFunctionAddressForPlatform");
+        let text = CString::new(name).unwrap();
+        let found = find(self.platform, text.as_ptr());
+        assert!(!found.is_null(), "{name}");
+        assert_eq!(size_of::<T>(), size_of_val(&found));
+        // SAFETY: the caller names a function of this type (cl_ext.h).
+        unsafe { std::mem::transmute_copy(&found) }
     }
 
     pub(crate) fn queue(&self, properties: u64) -> Handle {
@@ -234,6 +264,14 @@ impl Cl {
         kernel
     }
 
+    pub(crate) fn set_arguments(&self, kernel: Handle, buffer: Handle, rounds: u32) {
+        type Set = extern "C" fn(Handle, u32, usize, *const c_void) -> i32;
+        let set: Set = self.symbol("clSetKernelArg");
+        let pointer = (&raw const buffer).cast();
+        assert_eq!(set(kernel, 0, size_of::<Handle>(), pointer), SUCCESS);
+        assert_eq!(set(kernel, 1, 4, (&raw const rounds).cast()), SUCCESS);
+    }
+
     /// Enqueues that kernel over `words` words of a buffer; gives its event.
     pub(crate) fn work(
         &self,
@@ -243,11 +281,7 @@ impl Cl {
         words: usize,
         rounds: u32,
     ) -> Handle {
-        type Set = extern "C" fn(Handle, u32, usize, *const c_void) -> i32;
-        let set: Set = self.symbol("clSetKernelArg");
-        let pointer = (&raw const buffer).cast();
-        assert_eq!(set(kernel, 0, size_of::<Handle>(), pointer), SUCCESS);
-        assert_eq!(set(kernel, 1, 4, (&raw const rounds).cast()), SUCCESS);
+        self.set_arguments(kernel, buffer, rounds);
         type Enqueue = extern "C" fn(
             Handle,
             Handle,
@@ -381,15 +415,37 @@ impl Cl {
         status == COMPLETE
     }
 
+    pub(crate) fn wait(&self, event: Handle) {
+        let wait: extern "C" fn(u32, *const Handle) -> i32 = self.symbol("clWaitForEvents");
+        assert_eq!(wait(1, &event), SUCCESS);
+    }
+
+    /// A buffer's first word, read by a queue that has just been made and so is not held.
+    pub(crate) fn read_past_the_shim(&self, buffer: Handle) -> u32 {
+        let queue = self.queue(0);
+        let value = self.read(queue, buffer, 1)[0];
+        assert_eq!(self.call("clReleaseCommandQueue", queue), SUCCESS);
+        value
+    }
+
     /// Fills with one value after the other until one is held; gives its value and event.
     pub(crate) fn fill_until_held(&self, queue: Handle, buffer: Handle) -> (u32, Handle) {
-        for value in 1..500 {
-            let event = self.fill(queue, buffer, value, &[]);
+        self.until_held(queue, |value| self.fill(queue, buffer, value, &[]))
+    }
+
+    /// Enqueues commands, numbered from 1, until one is held; gives its number and event.
+    pub(crate) fn until_held(
+        &self,
+        queue: Handle,
+        mut enqueue: impl FnMut(u32) -> Handle,
+    ) -> (u32, Handle) {
+        for number in 1..500 {
+            let event = enqueue(number);
             self.flush(queue);
             let start = Instant::now();
             while !self.is_complete(event) {
                 if start.elapsed() > Duration::from_millis(300) {
-                    return (value, event);
+                    return (number, event);
                 }
                 thread::sleep(Duration::from_millis(1));
             }
