@@ -9,7 +9,8 @@ use xsched_shim::state;
 #[unsafe(no_mangle)]
 pub extern "C" fn xsched_opencl_level(queue: Queue) -> i32 {
     let level = || {
-        let (_, scheduled) = queues::scheduled(queue)?;
+        let kept = queues::keep(queue)?;
+        let scheduled = kept.scheduled()?;
         if !state::agent()?.is_scheduled() {
             return None;
         }
@@ -44,7 +45,8 @@ pub extern "C" fn xsched_opencl_set_priority(queue: Queue, priority: i32) -> i32
         ..Hints::default()
     };
     let set = || {
-        let (_, scheduled) = queues::scheduled(queue)?;
+        let kept = queues::keep(queue)?;
+        let scheduled = kept.scheduled()?;
         state::agent()?.hint(&scheduled.queue, hints);
         Some(())
     };

@@ -8,8 +8,9 @@ use std::ffi::{CStr, c_char, c_void};
 
 use crate::{
     driver::{EventCallback, Function, Outcome},
-    lookup, queues, release,
-    release::Kind,
+    lookup,
+    queues::{self, Entry},
+    release::{self, Kind},
     sys::*,
     user_events,
 };
@@ -54,14 +55,18 @@ macro_rules! hooks {
 /// A command that the queue executes later.
 #[inline]
 pub(crate) fn submit<T: Outcome>(queue: Queue, event: *mut Event, call: impl FnOnce() -> T) -> T {
-    let Some((entry, scheduled)) = queues::scheduled(queue) else {
+    let kept = queues::keep(queue);
+    let Some(scheduled) = kept.as_deref().and_then(Entry::scheduled) else {
         return call();
     };
     let pass = scheduled.queue.admit();
     let number = pass.number();
     let result = call();
     drop(pass);
-    if result.succeeded() && !event.is_null() {
+    if result.succeeded()
+        && !event.is_null()
+        && let Some(entry) = &kept
+    {
         // SAFETY: the program's place for the event, where the driver has just put it.
         events::note(unsafe { *event } as usize, entry.note(number));
     }
@@ -80,7 +85,8 @@ pub(crate) fn submit_and_wait<T: Outcome>(
     if blocking == 0 {
         return submit(queue, event, call);
     }
-    let Some((_, scheduled)) = queues::scheduled(queue) else {
+    let kept = queues::keep(queue);
+    let Some(scheduled) = kept.as_deref().and_then(Entry::scheduled) else {
         return call();
     };
     let pass = scheduled.queue.admit();

@@ -43,9 +43,22 @@ impl Keyed for Entry {
 
 static TABLE: Table<Entry> = Table::new();
 
+/// For a look at it; a hook that waits in the driver [keeps](keep) it.
 fn entry(queue: Queue) -> Option<&'static Entry> {
     TABLE
         .get(queue as usize)
+        .filter(|entry| entry.generation == generation())
+}
+
+/// A queue for as long as a hook needs it: it may wait at a gate or in the driver, and the queue end
+/// meanwhile. `None`: nothing of it is scheduled.
+#[inline]
+pub(crate) fn keep(queue: Queue) -> Option<Kept<Entry>> {
+    if !state::is_active() {
+        return None;
+    }
+    TABLE
+        .keep(queue as usize)
         .filter(|entry| entry.generation == generation())
 }
 
@@ -120,6 +133,22 @@ impl Entry {
         }
     }
 
+    /// The queue under its scheduler, from its first command on. `None`: it is not scheduled.
+    #[inline]
+    pub(crate) fn scheduled(&self) -> Option<&Scheduled> {
+        match self.scheduled.get() {
+            Some(known) => known.as_ref(),
+            None => self.first(),
+        }
+    }
+
+    #[cold]
+    fn first(&self) -> Option<&Scheduled> {
+        self.scheduled
+            .get_or_init(|| guarded(|| self.make()).flatten())
+            .as_ref()
+    }
+
     /// The queue under its scheduler, if it had a command before.
     fn known(&self) -> Option<&Scheduled> {
         self.scheduled.get()?.as_ref()
@@ -143,37 +172,6 @@ impl Entry {
             }
         }
     }
-}
-
-/// The queue under its scheduler, from its first command on. `None`: it is not scheduled.
-#[inline]
-pub(crate) fn scheduled(queue: Queue) -> Option<(&'static Entry, &'static Scheduled)> {
-    if !state::is_active() {
-        return None;
-    }
-    let entry = entry(queue)?;
-    let scheduled = match entry.scheduled.get() {
-        Some(known) => known,
-        None => first(entry),
-    };
-    Some((entry, scheduled.as_ref()?))
-}
-
-#[cold]
-fn first(entry: &'static Entry) -> &'static Option<Scheduled> {
-    entry
-        .scheduled
-        .get_or_init(|| guarded(|| entry.make()).flatten())
-}
-
-/// The same, for use after a wait in the driver: the queue may end meanwhile.
-fn keep(queue: Queue) -> Option<Kept<Entry>> {
-    if !state::is_active() {
-        return None;
-    }
-    TABLE
-        .keep(queue as usize)
-        .filter(|entry| entry.generation == generation())
 }
 
 // ---- what is over ----

@@ -92,10 +92,7 @@ impl Setting {
             extern "C" fn(u32, *const Handle, Handle, u32, *const Handle, *mut Handle) -> i32;
         let enqueue: Enqueue = self.cl.extension("clEnqueueCommandBufferKHR");
         let mut event = null_mut();
-        let (count, list) = match named {
-            [] => (0, null()),
-            named => (named.len() as u32, named.as_ptr()),
-        };
+        let (count, list) = arguments(named);
         let result = enqueue(count, list, buffer, 0, null(), &mut event);
         assert_eq!(result, SUCCESS);
         event

@@ -173,6 +173,35 @@ fn a_queue_and_its_context_end_behind_a_closed_gate() {
     });
 }
 
+#[test]
+fn a_queue_ends_while_a_thread_waits_in_a_call_with_it() {
+    // What is freed is overwritten at once, so that a use of it shows.
+    let overwritten = (
+        "GLIBC_TUNABLES",
+        "glibc.malloc.perturb=165:glibc.malloc.tcache_count=0",
+    );
+    client(&[LOCAL, LEVEL_2, overwritten], || {
+        let cl = Cl::load();
+        let (queue, buffer) = (Shared(cl.queue(0)), Shared(cl.buffer(1)));
+        cl.fill(queue.get(), buffer.get(), 7, &[]);
+        cl.finish(queue.get());
+        assert_eq!(scheduled(queue.get()), 2);
+        let event = Shared(cl.user_event());
+        let thread = thread::spawn(move || {
+            let after = [event.get()];
+            cl.read_after(queue.get(), buffer.get(), 1, &after)
+        });
+        thread::sleep(Duration::from_millis(300));
+        assert_eq!(cl.call("clReleaseCommandQueue", queue.get()), SUCCESS);
+        // Longer than the shim goes without a look at who may still use what has ended.
+        thread::sleep(Duration::from_secs(11));
+        assert_eq!(cl.read_past_the_shim(buffer.get()), 7);
+        assert!(!thread.is_finished(), "it waits");
+        cl.complete(event.get());
+        assert_eq!(thread.join().unwrap(), [7]);
+    });
+}
+
 /// Commands behind a user event that the application completes only after it has enqueued all.
 fn start_gun(properties: u64) {
     let cl = Cl::load();

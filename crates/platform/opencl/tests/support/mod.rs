@@ -146,6 +146,14 @@ pub(crate) fn scheduled(queue: Handle) -> i32 {
     level(queue)
 }
 
+/// A list of handles as arguments.
+pub(crate) fn arguments(handles: &[Handle]) -> (u32, *const Handle) {
+    match handles {
+        [] => (0, null()),
+        some => (some.len() as u32, some.as_ptr()),
+    }
+}
+
 /// The functions of `libOpenCL.so.1`, found by `dlopen` and `dlsym`, and one device.
 #[derive(Clone, Copy)]
 pub(crate) struct Cl {
@@ -332,12 +340,7 @@ impl Cl {
         ) -> i32;
         let fill: Fill = self.symbol("clEnqueueFillBuffer");
         let mut event = null_mut();
-        let list = if after.is_empty() {
-            null()
-        } else {
-            after.as_ptr()
-        };
-        let count = after.len() as u32;
+        let (count, list) = arguments(after);
         let result = fill(queue, buffer, &value, 4, 0, 4, count, list, &mut event);
         assert_eq!(result, SUCCESS);
         event
@@ -345,6 +348,17 @@ impl Cl {
 
     /// A blocking read of a buffer's first words.
     pub(crate) fn read(&self, queue: Handle, buffer: Handle, words: usize) -> Vec<u32> {
+        self.read_after(queue, buffer, words, &[])
+    }
+
+    /// The same, behind these events.
+    pub(crate) fn read_after(
+        &self,
+        queue: Handle,
+        buffer: Handle,
+        words: usize,
+        after: &[Handle],
+    ) -> Vec<u32> {
         type Read = extern "C" fn(
             Handle,
             Handle,
@@ -359,7 +373,8 @@ impl Cl {
         let read: Read = self.symbol("clEnqueueReadBuffer");
         let mut values = vec![0; words];
         let to = values.as_mut_ptr();
-        let result = read(queue, buffer, 1, 0, words * 4, to, 0, null(), null_mut());
+        let (count, list) = arguments(after);
+        let result = read(queue, buffer, 1, 0, words * 4, to, count, list, null_mut());
         assert_eq!(result, SUCCESS);
         values
     }
