@@ -136,10 +136,14 @@ impl Gates {
             event: event as usize,
             number,
         });
-        // SAFETY: the program's own queue; one event that is held over the call.
-        let result = unsafe { driver::barrier(self.raw(), 1, &event, std::ptr::null_mut()) };
+        let mut stands = std::ptr::null_mut();
+        // SAFETY: the program's own queue; one event that is held over the call, a place for another.
+        let result = unsafe { driver::barrier(self.raw(), 1, &event, &mut stands) };
         // SAFETY: retained above.
         unsafe { driver::release_event(event) };
+        if result == CL_SUCCESS {
+            release_when_over(stands);
+        }
         self.advance();
         if result == CL_SUCCESS {
             return Ok(());
@@ -306,6 +310,22 @@ unsafe extern "C" fn on_mark(event: Event, _: i32, data: Opaque) {
     guarded(|| note.gates.reached(note.value));
     // SAFETY: the callback's reference.
     unsafe { driver::release_event(event) };
+}
+
+/// Gives up our reference to a command's event when the command is over. Where one fails, PoCL fails
+/// all behind it, and ends the process if nobody holds the event of one of them.
+pub(crate) fn release_when_over(event: Event) {
+    unsafe extern "C" fn release(event: Event, _: i32, _: Opaque) {
+        // SAFETY: the reference that `release_when_over` was given.
+        unsafe { driver::release_event(event) };
+    }
+    let data = std::ptr::null_mut();
+    // SAFETY: an event that we hold; the callback uses no data.
+    let result = unsafe { driver::event_callback(event, CL_COMPLETE, Some(release), data) };
+    if result != CL_SUCCESS {
+        // SAFETY: the callback was not taken, so the reference is still ours.
+        unsafe { driver::release_event(event) };
+    }
 }
 
 fn complete(gates: Vec<Gate>) {

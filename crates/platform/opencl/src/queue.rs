@@ -5,7 +5,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use xsched_wire::{ControlBlock, Level, Share};
 use xsched_xqueue::{HwError, HwQueue, Spacing, Support};
 
-use crate::{device::Device, driver, gates::Gates, sys::*, workers::Workers};
+use crate::{
+    device::Device,
+    driver,
+    gates::{self, Gates},
+    sys::*,
+    workers::Workers,
+};
 
 /// One command queue of the application's.
 pub(crate) struct CommandQueue {
@@ -71,8 +77,7 @@ impl CommandQueue {
 impl Tail {
     fn release(self) {
         if self.event != 0 {
-            // SAFETY: our reference to a marker's event.
-            unsafe { driver::release_event(self.event as Event) };
+            gates::release_when_over(self.event as Event);
         }
     }
 }

@@ -76,6 +76,37 @@ fn without_a_driver_clinfo_says_the_same() {
 }
 
 #[test]
+fn bad_input_is_answered_as_without_the_shim() {
+    let folder = tempfile::tempdir().unwrap();
+    let arguments = [
+        "-Wall",
+        "-Werror",
+        "-Wno-deprecated-declarations",
+        "-lOpenCL",
+    ];
+    let program = compile(&folder, "bad_input.c", &arguments);
+    let said = same_output(&program, &[]);
+    assert!(said.contains("word: 9"), "it went to the end: {said}");
+    // PoCL without a device, and no driver at all.
+    let none = folder.path().to_str().unwrap();
+    for (name, value, expect) in [
+        (
+            "POCL_DEVICES",
+            "",
+            "CL_DEVICE_TYPE_ALL, 1, &device, &count): -1\n",
+        ),
+        (
+            "OCL_ICD_VENDORS",
+            none,
+            "clGetPlatformIDs(1, &platform, &count): -1001\n",
+        ),
+    ] {
+        let said = same_output(&program, &[(name, value)]);
+        assert!(said.contains(expect), "{name}: {said}");
+    }
+}
+
+#[test]
 fn linked_programs_are_scheduled_like_those_that_look_functions_up() {
     let folder = tempfile::tempdir().unwrap();
     let program = compile(&folder, "linked.c", &["-lOpenCL", "-ldl"]);

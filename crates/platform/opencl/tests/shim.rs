@@ -127,11 +127,7 @@ fn releases_behind_a_closed_gate_wait_for_it() {
         let cl = Cl::load();
         let (queue, buffer) = (cl.queue(0), cl.buffer(1));
         assert_eq!(scheduled(queue), 2);
-        type Set =
-            extern "C" fn(Handle, unsafe extern "C" fn(Handle, *mut c_void), *mut c_void) -> i32;
-        let set: Set = cl.symbol("clSetMemObjectDestructorCallback");
-        assert_eq!(set(buffer, count_destroyed, null_mut()), SUCCESS);
-
+        cl.count_destruction(buffer);
         assert_eq!(set_priority(queue, NO_RUN), 0);
         let (_, event) = cl.fill_until_held(queue, buffer);
         for name in ["clReleaseMemObject", "clReleaseKernel"] {
@@ -171,6 +167,74 @@ fn a_queue_and_its_context_end_behind_a_closed_gate() {
         assert_eq!(cl.call("clReleaseEvent", event), SUCCESS);
         assert_eq!(cl.call("clReleaseCommandQueue", other), SUCCESS);
     });
+}
+
+#[test]
+fn objects_are_released_in_any_order_behind_a_closed_gate() {
+    client(&[LOCAL, LEVEL_2], || {
+        for rotation in 0..5 {
+            let cl = Cl::load();
+            let (queue, buffer, kernel) = (cl.queue(0), cl.buffer(1), cl.kernel());
+            cl.count_destruction(buffer);
+            assert_eq!(scheduled(queue), 2);
+            assert_eq!(set_priority(queue, NO_RUN), 0);
+            let (_, event) = cl.until_held(queue, |_| cl.work(queue, kernel, buffer, 1, 1));
+            let mut objects = [
+                ("clReleaseContext", cl.context),
+                ("clReleaseCommandQueue", queue),
+                ("clReleaseProgram", cl.program(kernel)),
+                ("clReleaseMemObject", buffer),
+                ("clReleaseKernel", kernel),
+            ];
+            objects.rotate_left(rotation);
+            for (release, object) in objects {
+                assert_eq!(cl.call(release, object), SUCCESS, "{release}");
+            }
+            assert!(!cl.is_complete(event));
+            assert_eq!(
+                CALLS.load(SeqCst),
+                rotation as u32,
+                "in use behind the gate"
+            );
+            assert_eq!(set_priority(queue, 0), 0);
+            cl.wait(event);
+            assert_eq!(cl.call("clReleaseEvent", event), SUCCESS);
+            until("the buffer is released", || {
+                CALLS.load(SeqCst) == rotation as u32 + 1
+            });
+        }
+    });
+}
+
+/// A user event that the application completes starts nothing behind a closed gate.
+fn start_gun_behind_a_gate(properties: u64) {
+    let cl = Cl::load();
+    let (queue, buffer) = (cl.queue(properties), cl.buffer(1));
+    assert_eq!(scheduled(queue), 2);
+    assert_eq!(set_priority(queue, NO_RUN), 0);
+    let (held, _) = cl.fill_until_held(queue, buffer);
+    let start = cl.user_event();
+    let first = cl.fill(queue, buffer, held + 1, &[start]);
+    let second = cl.fill(queue, buffer, held + 2, &[first]);
+    cl.flush(queue);
+    cl.complete(start);
+    thread::sleep(Duration::from_millis(300));
+    assert!(!cl.is_complete(first) && !cl.is_complete(second), "held");
+    assert_eq!(cl.read_past_the_shim(buffer), held - 1);
+    assert_eq!(set_priority(queue, 0), 0);
+    cl.wait(second);
+    assert!(cl.is_complete(first));
+    assert_eq!(cl.read(queue, buffer, 1), [held + 2]);
+}
+
+#[test]
+fn user_events_of_the_application_open_no_gate() {
+    client(&[LOCAL, LEVEL_2], || start_gun_behind_a_gate(0));
+}
+
+#[test]
+fn user_events_of_the_application_open_no_gate_out_of_order() {
+    client(&[LOCAL, LEVEL_2], || start_gun_behind_a_gate(OUT_OF_ORDER));
 }
 
 #[test]

@@ -119,11 +119,6 @@ pub(crate) unsafe extern "C" fn count(_: Handle, _: i32, _: *mut c_void) {
     CALLS.fetch_add(1, Ordering::SeqCst);
 }
 
-/// Counts the destruction of a memory object.
-pub(crate) unsafe extern "C" fn count_destroyed(_: Handle, _: *mut c_void) {
-    CALLS.fetch_add(1, Ordering::SeqCst);
-}
-
 /// A C entry point of the preloaded shim.
 fn entry<T: Copy>(name: &str) -> T {
     // SAFETY: the caller names a function of this type (`api.rs`).
@@ -270,6 +265,29 @@ impl Cl {
         let kernel = kernel(program, c"work".as_ptr(), &mut error);
         assert_eq!(error, SUCCESS);
         kernel
+    }
+
+    /// A kernel's program.
+    pub(crate) fn program(&self, kernel: Handle) -> Handle {
+        const KERNEL_PROGRAM: u32 = 0x1194;
+        type Info = extern "C" fn(Handle, u32, usize, *mut Handle, *mut usize) -> i32;
+        let info: Info = self.symbol("clGetKernelInfo");
+        let mut program = null_mut();
+        let size = size_of::<Handle>();
+        let result = info(kernel, KERNEL_PROGRAM, size, &mut program, null_mut());
+        assert_eq!(result, SUCCESS);
+        program
+    }
+
+    /// Counts when a memory object is gone.
+    pub(crate) fn count_destruction(&self, object: Handle) {
+        unsafe extern "C" fn count(_: Handle, _: *mut c_void) {
+            CALLS.fetch_add(1, Ordering::SeqCst);
+        }
+        type Set =
+            extern "C" fn(Handle, unsafe extern "C" fn(Handle, *mut c_void), *mut c_void) -> i32;
+        let set: Set = self.symbol("clSetMemObjectDestructorCallback");
+        assert_eq!(set(object, count, null_mut()), SUCCESS);
     }
 
     pub(crate) fn set_arguments(&self, kernel: Handle, buffer: Handle, rounds: u32) {
