@@ -1,7 +1,9 @@
-//! What the shim costs a program that runs alone: the same program with and without it, in turns.
+//! What the shim costs a program that runs alone.
 //!
-//! `cargo bench -p xsched-opencl [-- PAIRS]`. Prints medians over the pairs, and for the ratio of the
-//! times the half width of its 95 % interval.
+//! `cargo bench -p xsched-opencl [-- PROCESSES]`. A process without the shim (*without*) and one with it
+//! run in turns. The latter lets every other of its rounds pass (*passing*) and has the rest scheduled
+//! (*with*), so that those two differ in nothing else, whatever the machine does meanwhile. Prints
+//! medians over the processes, and for the ratio of the times the half width of its 95 % interval.
 
 #[path = "../tests/support/mod.rs"]
 mod support;
@@ -13,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use support::{Cl, Handle, LOCAL, SUCCESS, level, shimmed};
+use support::{Cl, Handle, LOCAL, SUCCESS, level, set_enabled, shimmed};
 
 /// In the environment of a client: which workload.
 const WORKLOAD: &str = "XSCHED_BENCH_WORKLOAD";
@@ -34,11 +36,12 @@ type Enqueue = extern "C" fn(
 #[derive(Clone, Copy)]
 struct Workload {
     name: &'static str,
-    /// Rounds of a kernel, per millisecond that it is to take; 0: as short as can be.
+    /// How long a kernel is to take; 0: as short as can be.
     milliseconds: f64,
-    /// Kernels between two waits, and waits.
+    /// Kernels in a round, at whose end it waits for them.
     kernels: u32,
-    waits: u32,
+    /// Pairs of rounds.
+    pairs: u32,
 }
 
 const WORKLOADS: [Workload; 3] = [
@@ -46,19 +49,19 @@ const WORKLOADS: [Workload; 3] = [
         name: "tiny kernels",
         milliseconds: 0.0,
         kernels: 500,
-        waits: 40,
+        pairs: 100,
     },
     Workload {
         name: "1 ms kernels",
         milliseconds: 1.0,
-        kernels: 100,
-        waits: 4,
+        kernels: 20,
+        pairs: 20,
     },
     Workload {
         name: "20 ms kernels",
         milliseconds: 20.0,
         kernels: 10,
-        waits: 2,
+        pairs: 2,
     },
 ];
 
@@ -68,50 +71,62 @@ fn main() {
         let workload = WORKLOADS[index.parse::<usize>().expect("an index")];
         return client(workload, rounds.parse().expect("a number"));
     }
-    let pairs = env::args().find_map(|word| word.parse().ok()).unwrap_or(15);
+    let processes = env::args().find_map(|word| word.parse().ok()).unwrap_or(15);
     let per_millisecond = calibrate();
     println!(
-        "{:14} {:>24} {:>24} {:>20}",
-        "", "µs an enqueue", "µs a kernel", "time, with / without"
+        "{:13} {:^30} {:^30} {:>17}",
+        "", "µs an enqueue", "µs a kernel", "time, with/passing"
     );
-    println!(
-        "{:14} {:>12}{:>12} {:>12}{:>12}",
-        "", "without", "with", "without", "with"
-    );
+    let columns = format!("{:>10}{:>10}{:>10}", "without", "passing", "with");
+    println!("{:13} {columns} {columns}", "");
     for (index, workload) in WORKLOADS.into_iter().enumerate() {
         let rounds = ((workload.milliseconds * per_millisecond) as u32).max(1);
-        let results: Vec<_> = (0..pairs)
-            .map(|_| [run(index, rounds, false), run(index, rounds, true)])
+        let results: Vec<_> = (0..processes)
+            .map(|_| (run(index, rounds, false), run(index, rounds, true)))
             .collect();
-        let median = |of: &dyn Fn(&[Measured; 2]) -> f64| {
-            let mut values: Vec<_> = results.iter().map(of).collect();
-            values.sort_by(f64::total_cmp);
-            values[values.len() / 2]
-        };
-        let ratio = |pair: &[Measured; 2]| pair[1].kernel / pair[0].kernel;
-        let mean = results.iter().map(ratio).sum::<f64>() / pairs as f64;
-        let spread = results
-            .iter()
-            .map(|pair| (ratio(pair) - mean).powi(2))
-            .sum::<f64>();
-        let half_width = 1.96 * (spread / (pairs as f64 - 1.0).max(1.0) / pairs as f64).sqrt();
+        let column = |of: fn(&(Measured, Measured)) -> f64| median(results.iter().map(of));
+        let (ratio, half_width) = interval(results.iter().map(|(_, shim)| shim.ratio));
         println!(
-            "{:14} {:12.3}{:12.3} {:12.2}{:12.2} {:12.4} ± {half_width:.4}",
+            "{:13} {:10.3}{:10.3}{:10.3} {:10.2}{:10.2}{:10.2} {ratio:9.4} ± {half_width:.4}",
             workload.name,
-            median(&|pair| pair[0].enqueue),
-            median(&|pair| pair[1].enqueue),
-            median(&|pair| pair[0].kernel),
-            median(&|pair| pair[1].kernel),
-            median(&ratio),
+            column(|(bare, _)| bare.passing.enqueue),
+            column(|(_, shim)| shim.passing.enqueue),
+            column(|(_, shim)| shim.with.enqueue),
+            column(|(bare, _)| bare.passing.kernel),
+            column(|(_, shim)| shim.passing.kernel),
+            column(|(_, shim)| shim.with.kernel),
         );
     }
 }
 
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<_> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// Mean, and half the width of its 95 % interval.
+fn interval(values: impl ExactSizeIterator<Item = f64> + Clone) -> (f64, f64) {
+    let count = values.len() as f64;
+    let mean = values.clone().sum::<f64>() / count;
+    let squares = values.map(|value| (value - mean).powi(2)).sum::<f64>();
+    let half_width = 1.96 * (squares / (count - 1.0).max(1.0) / count).sqrt();
+    (mean, half_width)
+}
+
 /// µs of the calling thread an enqueue, and of the wall clock a kernel.
 #[derive(Clone, Copy)]
-struct Measured {
+struct Times {
     enqueue: f64,
     kernel: f64,
+}
+
+/// Medians over the rounds of one process, and over the pairs of rounds of the ratio of their times.
+/// Without the shim, rounds are alike.
+struct Measured {
+    passing: Times,
+    with: Times,
+    ratio: f64,
 }
 
 fn run(workload: usize, rounds: u32, with: bool) -> Measured {
@@ -127,13 +142,18 @@ fn run(workload: usize, rounds: u32, with: bool) -> Measured {
         .expect("the bench can start itself");
     assert!(output.status.success(), "a client failed");
     let text = String::from_utf8(output.stdout).expect("numbers");
-    let mut numbers = text
+    let numbers: Vec<f64> = text
         .split_whitespace()
-        .map(|word| word.parse().expect("a number"));
-    let mut next = || numbers.next().expect("two numbers");
+        .map(|word| word.parse().expect("a number"))
+        .collect();
+    let times = |at: usize| Times {
+        enqueue: numbers[at],
+        kernel: numbers[at + 1],
+    };
     Measured {
-        enqueue: next(),
-        kernel: next(),
+        passing: times(0),
+        with: times(2),
+        ratio: numbers[4],
     }
 }
 
@@ -155,23 +175,45 @@ fn client(workload: Workload, rounds: u32) {
     while preloaded && level(queue) == 0 {
         std::thread::sleep(Duration::from_millis(1));
     }
-    let (mut enqueuing, mut total) = (Duration::ZERO, Duration::ZERO);
-    // The first round is for the shim to learn how long kernels take.
-    for wait in 0..=workload.waits {
+    let round = |on: bool| {
+        if preloaded {
+            assert_eq!(set_enabled(i32::from(on)), 0);
+        }
         let start = Instant::now();
         for _ in 0..workload.kernels {
             enqueue();
         }
         let enqueued = start.elapsed();
         cl.finish(queue);
-        if wait > 0 {
-            enqueuing += enqueued;
-            total += start.elapsed();
+        let each = |time: Duration| time.as_secs_f64() * 1e6 / f64::from(workload.kernels);
+        Times {
+            enqueue: each(enqueued),
+            kernel: each(start.elapsed()),
         }
-    }
-    let kernels = f64::from(workload.kernels * workload.waits);
-    let each = |time: Duration| time.as_secs_f64() * 1e6 / kernels;
-    println!("{} {}", each(enqueuing), each(total));
+    };
+    // For the shim to learn how long kernels take.
+    round(true);
+    // Which of the two comes first changes.
+    let pairs: Vec<_> = (0..workload.pairs)
+        .map(|pair| {
+            let first = round(pair % 2 == 1);
+            let second = round(pair % 2 == 0);
+            if pair % 2 == 1 {
+                (second, first)
+            } else {
+                (first, second)
+            }
+        })
+        .collect();
+    let of = |value: fn(&(Times, Times)) -> f64| median(pairs.iter().map(value));
+    println!(
+        "{} {} {} {} {}",
+        of(|(passing, _)| passing.enqueue),
+        of(|(passing, _)| passing.kernel),
+        of(|(_, with)| with.enqueue),
+        of(|(_, with)| with.kernel),
+        of(|(passing, with)| with.kernel / passing.kernel),
+    );
 }
 
 fn release(cl: &Cl, event: Handle) {

@@ -68,7 +68,8 @@ pub(crate) fn keep(queue: Queue) -> Option<Kept<Entry>> {
 pub(crate) fn create(context: Opaque, device: Opaque, call: impl FnOnce() -> Queue) -> Queue {
     static NEXT_ID: AtomicU64 = AtomicU64::new(1);
     let queue = call();
-    if !queue.is_null() && state::is_active() {
+    // Also while the program lets its commands pass: it may have them scheduled again.
+    if !queue.is_null() {
         guarded(|| {
             TABLE.insert(Entry {
                 raw: queue as usize,

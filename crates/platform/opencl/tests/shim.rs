@@ -48,6 +48,37 @@ fn level_one_holds_the_calling_thread() {
 }
 
 #[test]
+fn a_program_lets_its_commands_pass_and_has_them_scheduled_again() {
+    client(&[LOCAL, LEVEL_1], || {
+        let cl = Cl::load();
+        let (queue, buffer, other) = (cl.queue(0), cl.buffer(1), cl.buffer(1));
+        assert_eq!(scheduled(queue), 1);
+        assert_eq!(set_priority(queue, NO_RUN), 0);
+        let (shared, target) = (Shared(queue), Shared(buffer));
+        let thread = thread::spawn(move || {
+            for value in 1..2000 {
+                cl.fill(shared.get(), target.get(), value, &[]);
+                cl.flush(shared.get());
+                thread::sleep(Duration::from_millis(1));
+            }
+        });
+        until_still(|| cl.read_past_the_shim(buffer));
+        assert_eq!(set_enabled(0), 0);
+        for value in 1..2000 {
+            cl.fill(queue, other, value, &[]);
+        }
+        assert_eq!(cl.read(queue, other, 1), [1999]);
+        assert!(!thread.is_finished(), "it was held before");
+        let made_meanwhile = cl.queue(0);
+        assert_eq!(set_enabled(1), 0);
+        assert_eq!(scheduled(made_meanwhile), 1);
+        assert_eq!(set_priority(queue, 0), 0);
+        thread.join().unwrap();
+        assert_eq!(cl.read(queue, buffer, 1), [1999]);
+    });
+}
+
+#[test]
 fn what_is_in_flight_stops_at_the_next_gate() {
     const COMMANDS: usize = 60;
     client(&[LOCAL, LEVEL_2], || {

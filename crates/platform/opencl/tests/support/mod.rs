@@ -135,6 +135,11 @@ pub(crate) fn set_priority(queue: Handle, priority: i32) -> i32 {
     set(queue, priority)
 }
 
+pub(crate) fn set_enabled(on: i32) -> i32 {
+    let set: extern "C" fn(i32) -> i32 = entry("xsched_opencl_set_enabled");
+    set(on)
+}
+
 /// Waits until the scheduler runs; gives the level in force.
 pub(crate) fn scheduled(queue: Handle) -> i32 {
     until("the local scheduler runs", || level(queue) > 0);
