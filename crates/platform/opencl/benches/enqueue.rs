@@ -60,8 +60,8 @@ const WORKLOADS: [Workload; 3] = [
     Workload {
         name: "20 ms kernels",
         milliseconds: 20.0,
-        kernels: 10,
-        pairs: 2,
+        kernels: 5,
+        pairs: 6,
     },
 ];
 
@@ -102,7 +102,7 @@ fn main() {
 fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<_> = values.collect();
     values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
+    (values[(values.len() - 1) / 2] + values[values.len() / 2]) / 2.0
 }
 
 /// Mean, and half the width of its 95 % interval.

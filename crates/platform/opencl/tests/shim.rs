@@ -131,6 +131,26 @@ fn level_three_is_offered_where_threads_may_be_raised_again() {
 }
 
 #[test]
+fn each_device_of_a_platform_gets_the_level_that_works_on_it() {
+    // The first has no threads of its own, and no gate works there.
+    client(&[LOCAL, LEVEL_2, ("POCL_DEVICES", "basic pthread")], || {
+        let [basic, pthread] = [0, 1].map(Cl::load_device);
+        let [(plain, word), (queue, buffer)] =
+            [basic, pthread].map(|cl| (cl.queue(0), cl.buffer(1)));
+        assert_eq!((scheduled(plain), scheduled(queue)), (1, 2));
+        assert_eq!(set_priority(queue, NO_RUN), 0);
+        let (held, _) = pthread.fill_until_held(queue, buffer);
+        for value in 1..100 {
+            basic.fill(plain, word, value, &[]);
+        }
+        assert_eq!(basic.read(plain, word, 1), [99]);
+        assert_eq!(pthread.read_past_the_shim(buffer), held - 1);
+        assert_eq!(set_priority(queue, 0), 0);
+        assert_eq!(pthread.read(queue, buffer, 1), [held]);
+    });
+}
+
+#[test]
 fn the_off_switch_leaves_everything_to_the_driver() {
     client(&[("XSCHED_DISABLE", "1")], || {
         let cl = Cl::load();

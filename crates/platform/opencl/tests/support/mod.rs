@@ -185,6 +185,11 @@ impl Shared {
 
 impl Cl {
     pub(crate) fn load() -> Self {
+        Cl::load_device(0)
+    }
+
+    /// The same with another device of the platform.
+    pub(crate) fn load_device(index: usize) -> Self {
         // SAFETY: loading it has no conditions.
         let library = unsafe { Library::new("libOpenCL.so.1") }.expect("libOpenCL is installed");
         let mut cl = Cl {
@@ -198,11 +203,11 @@ impl Cl {
         assert_eq!(platforms(1, &mut cl.platform, null_mut()), SUCCESS);
         let devices: extern "C" fn(Handle, u64, u32, *mut Handle, *mut u32) -> i32 =
             cl.symbol("clGetDeviceIDs");
-        let all = 0xFFFF_FFFF;
-        assert_eq!(
-            devices(cl.platform, all, 1, &mut cl.device, null_mut()),
-            SUCCESS
-        );
+        let (all, mut found) = (0xFFFF_FFFF, [null_mut(); 4]);
+        let room = found.len() as u32;
+        let result = devices(cl.platform, all, room, found.as_mut_ptr(), null_mut());
+        assert_eq!(result, SUCCESS);
+        cl.device = found[index];
         type Create =
             extern "C" fn(*const isize, u32, *const Handle, Handle, Handle, *mut i32) -> Handle;
         let create: Create = cl.symbol("clCreateContext");
