@@ -120,6 +120,13 @@ extensions! { SUBMITTING -> i32, by platform_of_queue;
     memcpy_intel / c"clEnqueueMemcpyINTEL" (queue: Queue, blocking: u32, to: Opaque, from: Opaque, bytes: usize, count: u32, list: Opaque, event: *mut Event) of queue => |call| submit_and_wait(queue, blocking, event, call);
     migrate_mem_intel / c"clEnqueueMigrateMemINTEL" (queue: Queue, pointer: Opaque, bytes: usize, flags: u64, count: u32, list: Opaque, event: *mut Event) of queue => |call| submit(queue, event, call);
     mem_advise_intel / c"clEnqueueMemAdviseINTEL" (queue: Queue, pointer: Opaque, bytes: usize, advice: u32, count: u32, list: Opaque, event: *mut Event) of queue => |call| submit(queue, event, call);
+    memset_intel / c"clEnqueueMemsetINTEL" (queue: Queue, to: Opaque, value: i32, bytes: usize, count: u32, list: Opaque, event: *mut Event) of queue => |call| submit(queue, event, call);
+    read_host_pipe_intel / c"clEnqueueReadHostPipeINTEL" (queue: Queue, program: Opaque, pipe: Opaque, blocking: u32, to: Opaque, bytes: usize, count: u32, list: Opaque, event: *mut Event) of queue => |call| submit_and_wait(queue, blocking, event, call);
+    write_host_pipe_intel / c"clEnqueueWriteHostPipeINTEL" (queue: Queue, program: Opaque, pipe: Opaque, blocking: u32, from: Opaque, bytes: usize, count: u32, list: Opaque, event: *mut Event) of queue => |call| submit_and_wait(queue, blocking, event, call);
+    acquire_va_intel / c"clEnqueueAcquireVA_APIMediaSurfacesINTEL" (queue: Queue, objects: u32, object_list: Opaque, count: u32, list: Opaque, event: *mut Event) of queue => |call| submit(queue, event, call);
+    release_va_intel / c"clEnqueueReleaseVA_APIMediaSurfacesINTEL" (queue: Queue, objects: u32, object_list: Opaque, count: u32, list: Opaque, event: *mut Event) of queue => |call| submit(queue, event, call);
+    migrate_mem_object_ext / c"clEnqueueMigrateMemObjectEXT" (queue: Queue, objects: u32, object_list: Opaque, flags: u64, count: u32, list: Opaque, event: *mut Event) of queue => |call| submit(queue, event, call);
+    generate_mipmap_img / c"clEnqueueGenerateMipmapIMG" (queue: Queue, from: Opaque, to: Opaque, filter: u32, array_region: Opaque, mip_region: Opaque, count: u32, list: Opaque, event: *mut Event) of queue => |call| submit(queue, event, call);
     svm_free_arm / c"clEnqueueSVMFreeARM" (queue: Queue, pointers: u32, pointer_list: Opaque, callback: Opaque, data: Opaque, count: u32, list: Opaque, event: *mut Event) of queue => |call| submit(queue, event, call);
     svm_memcpy_arm / c"clEnqueueSVMMemcpyARM" (queue: Queue, blocking: u32, to: Opaque, from: Opaque, bytes: usize, count: u32, list: Opaque, event: *mut Event) of queue => |call| submit_and_wait(queue, blocking, event, call);
     svm_mem_fill_arm / c"clEnqueueSVMMemFillARM" (queue: Queue, pointer: Opaque, pattern: Opaque, pattern_bytes: usize, bytes: usize, count: u32, list: Opaque, event: *mut Event) of queue => |call| submit(queue, event, call);
@@ -152,4 +159,41 @@ pub(crate) fn by_name(name: &CStr) -> Option<*mut c_void> {
         .flatten();
     let hook = all.find(|hook| hook.name == name)?;
     Some(hook.address.cast_mut())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, ffi::CString, fs};
+
+    use super::*;
+
+    /// Parts of names: other systems', and a misspelling in a comment.
+    const OTHERS: [&str; 5] = ["D3D10", "D3D11", "DX9", "Gralloc", "UnMap"];
+
+    #[test]
+    fn every_enqueue_of_the_headers_has_a_hook() {
+        let names: BTreeSet<_> = fs::read_dir("/usr/include/CL")
+            .expect("the headers are installed")
+            .map(|file| fs::read(file.unwrap().path()).unwrap())
+            .flat_map(|text| {
+                let text = String::from_utf8_lossy(&text);
+                let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+                let enqueues = words.filter(|word| word.starts_with("clEnqueue"));
+                // Also as types of pointers.
+                enqueues
+                    .map(|word| word.trim_end_matches("_fn").to_owned())
+                    .collect::<Vec<_>>()
+            })
+            .filter(|name| !OTHERS.iter().any(|part| name.contains(part)))
+            .collect();
+        assert!(names.len() > 40, "{names:?}");
+        let without: Vec<_> = names
+            .into_iter()
+            .filter(|name| {
+                let name = CString::new(name.as_str()).unwrap();
+                crate::hooks::by_name(&name).is_none() && by_name(&name).is_none()
+            })
+            .collect();
+        assert_eq!(without, [""; 0]);
+    }
 }
