@@ -242,21 +242,24 @@ impl Host {
             };
             from = id + 1;
             if let Some(client) = &session.client {
-                if client.quiet {
-                    self.hear(id, now);
-                } else if self.may_be_quiet(client) {
+                if !client.quiet && self.may_be_quiet(client) {
                     client.segment.layout().set_quiet(true);
                     if let Ok(client) = self.client(id) {
                         client.quiet = true;
                     }
                 }
             }
+            self.hear(id, now);
             let Some(session) = self.sessions.get_mut(&id) else {
                 continue;
             };
             match &mut session.client {
                 Some(client) => {
                     client.segment.layout().beat();
+                    if !client.quiet {
+                        // A scheduler before this one may have come back for a moment.
+                        client.segment.layout().set_quiet(false);
+                    }
                     if client.has_ready() || client.condition.stopped {
                         let pid = session.peer.pid;
                         sample(client, now, &mut self.engine, &mut self.actions);

@@ -320,6 +320,11 @@ impl Turn {
             return;
         }
         self.holders.retain(|id| ready.contains(id));
+        if self.holders.len() > most {
+            // Fewer may execute than before.
+            self.holders.truncate(most);
+            self.last = self.holders.last().copied();
+        }
         if now >= self.ends {
             let holder = self.holders.pop().filter(|_| one_at_a_time);
             self.holders.clear();
