@@ -241,12 +241,13 @@ impl Host {
                 return None;
             };
             from = id + 1;
-            if let Some(client) = &session.client {
-                if !client.quiet && self.may_be_quiet(client) {
-                    client.segment.layout().set_quiet(true);
-                    if let Ok(client) = self.client(id) {
-                        client.quiet = true;
-                    }
+            if let Some(client) = &session.client
+                && !client.quiet
+                && self.may_be_quiet(client)
+            {
+                client.segment.layout().set_quiet(true);
+                if let Ok(client) = self.client(id) {
+                    client.quiet = true;
                 }
             }
             self.hear(id, now);
