@@ -140,11 +140,12 @@ fn each_device_of_a_platform_gets_the_level_that_works_on_it() {
         assert_eq!((scheduled(plain), scheduled(queue)), (1, 2));
         assert_eq!(set_priority(queue, NO_RUN), 0);
         let (held, _) = pthread.fill_until_held(queue, buffer);
+        assert_eq!(pthread.read_past_the_shim(buffer), held - 1);
+        // Now and then the gate may open for these: what stands behind it might hold them up.
         for value in 1..100 {
             basic.fill(plain, word, value, &[]);
         }
         assert_eq!(basic.read(plain, word, 1), [99]);
-        assert_eq!(pthread.read_past_the_shim(buffer), held - 1);
         assert_eq!(set_priority(queue, 0), 0);
         assert_eq!(pthread.read(queue, buffer, 1), [held]);
     });

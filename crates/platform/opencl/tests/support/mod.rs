@@ -246,8 +246,12 @@ impl Cl {
     pub(crate) fn buffer(&self, words: usize) -> Handle {
         let create: extern "C" fn(Handle, u64, usize, Handle, *mut i32) -> Handle =
             self.symbol("clCreateBuffer");
+        // CL_MEM_READ_WRITE and CL_MEM_COPY_HOST_PTR: the first command may be held already.
+        const FLAGS: u64 = 1 | 1 << 5;
+        let mut zeros = vec![0_u32; words];
         let mut error = 0;
-        let buffer = create(self.context, 1, words * 4, null_mut(), &mut error);
+        let place = zeros.as_mut_ptr().cast();
+        let buffer = create(self.context, FLAGS, words * 4, place, &mut error);
         assert_eq!(error, SUCCESS);
         buffer
     }
