@@ -58,6 +58,18 @@ pub(crate) struct Found {
     pub(crate) failure: Option<(Step, String)>,
 }
 
+impl Found {
+    /// Why the first step that failed did.
+    pub(crate) fn error(&self) -> &str {
+        self.failure.as_ref().map_or("", |(_, error)| error)
+    }
+
+    /// The driver's library is there.
+    pub(crate) fn loaded(&self) -> bool {
+        !matches!(self.failure, Some((Step::Load, _)))
+    }
+}
+
 /// What is done, in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

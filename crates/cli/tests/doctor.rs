@@ -85,6 +85,34 @@ impl Machine {
         (output, text, report)
     }
 
+    /// The doctor says that this machine is ready, and what it found.
+    #[track_caller]
+    fn is_ready(&self, text: &str, report: &Value, lines: &[&str]) {
+        for line in lines {
+            assert!(text.contains(line), "{line} in {text}");
+        }
+        let last = "\nPASSED: this machine is ready\n";
+        assert!(text.ends_with(last), "{text}");
+        assert_eq!(report["test_name"], "phase4_test1");
+        assert_eq!(
+            (&report["passed"], &report["platform"]),
+            (&true.into(), &self.platform.into())
+        );
+    }
+
+    /// The doctor passes a machine that has not the highest level, and says why.
+    #[track_caller]
+    fn is_lower(&self, environment: (&str, &str), level: u8, note: &str) {
+        let (output, text, report) = self.doctor(&[environment]);
+        assert!(output.status.success(), "{text}");
+        assert!(text.contains(note), "{note} in {text}");
+        let line = format!("PASSED  level: {level}, since ");
+        assert!(text.contains(&line), "{text}");
+        let found = &report[self.platform];
+        assert_eq!(found["level"], level);
+        assert!(found["reason"].is_string());
+    }
+
     /// The doctor fails in one check, and says what to do.
     fn fails(&self, environment: &[(&str, &str)], line: &str, remedy: &str) -> Value {
         let (output, text, report) = self.doctor(environment);
@@ -119,7 +147,7 @@ fn everything_is_tried_and_reported() {
     assert!(output.status.success(), "{text}");
     assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
     let shim = machine.shim();
-    for line in [
+    let lines: &[&str] = &[
         "PASSED  driver: CUDA 13.0 at /",
         "PASSED  device: 1: Stand-in GPU 0\n",
         "PASSED  matmul: 48 × 48 on the device, equal to the host's\n",
@@ -132,19 +160,8 @@ fn everything_is_tried_and_reported() {
         &format!("\ninstall {}\n", machine.folder.path().display()),
         &format!("\ncommand {}\n", machine.path("bin/xsched").display()),
         &format!("\nshim    {}\n", shim.display()),
-    ] {
-        assert!(text.contains(line), "{line} in {text}");
-    }
-    assert!(
-        text.ends_with("\nPASSED: this machine is ready\n"),
-        "{text}"
-    );
-
-    assert_eq!(report["test_name"], "phase4_test1");
-    assert_eq!(
-        (&report["passed"], &report["platform"]),
-        (&true.into(), &"cuda".into())
-    );
+    ];
+    machine.is_ready(&text, &report, lines);
     assert_eq!(report["paths"]["shims"][0], shim.to_str().unwrap());
     let cuda = &report["cuda"];
     assert_eq!((&cuda["level"], &cuda["reason"]), (&3.into(), &Value::Null));
@@ -169,15 +186,7 @@ fn a_lower_level_has_its_reason_and_passes() {
             "NOTE    gates: the driver refused to map the gates (error 801)",
         ),
     ] {
-        let (output, text, report) = machine.doctor(&[environment]);
-        assert!(output.status.success(), "{text}");
-        assert!(text.contains(note), "{note} in {text}");
-        assert!(
-            text.contains(&format!("PASSED  level: {level}, since ")),
-            "{text}"
-        );
-        assert_eq!(report["cuda"]["level"], level);
-        assert!(report["cuda"]["reason"].is_string());
+        machine.is_lower(environment, level, note);
     }
     let (_, text, _) = machine.doctor(&[("STANDIN_DRIVER_VERSION", "11040")]);
     assert!(text.contains("NOTE    driver: CUDA 11.4 at /"), "{text}");
@@ -284,7 +293,7 @@ fn hip_everything_is_tried_and_reported() {
     assert!(output.status.success(), "{text}");
     assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
     let shim = machine.shim();
-    for line in [
+    let lines: &[&str] = &[
         "PASSED  runtime: HIP 6.4 at /",
         "PASSED  device: 1: Stand-in GPU 0\n",
         "PASSED  matmul: 48 × 48 on the device, equal to the host's\n",
@@ -306,19 +315,8 @@ fn hip_everything_is_tried_and_reported() {
             "\nreport  {}\n",
             machine.path("phase4_test1_report.json").display()
         ),
-    ] {
-        assert!(text.contains(line), "{line} in {text}");
-    }
-    assert!(
-        text.ends_with("\nPASSED: this machine is ready\n"),
-        "{text}"
-    );
-
-    assert_eq!(report["test_name"], "phase4_test1");
-    assert_eq!(
-        (&report["passed"], &report["platform"]),
-        (&true.into(), &"hip".into())
-    );
+    ];
+    machine.is_ready(&text, &report, lines);
     let paths = &report["paths"];
     assert_eq!(paths["install"], machine.folder.path().to_str().unwrap());
     assert_eq!(paths["shims"][0], shim.to_str().unwrap());
@@ -347,14 +345,7 @@ fn hip_a_lower_level_has_its_reason_and_passes() {
             "NOTE    signals: the streams of this device cannot wait for a value",
         ),
     ] {
-        let (output, text, report) = machine.doctor(&[environment]);
-        assert!(output.status.success(), "{text}");
-        assert!(text.contains(note), "{note} in {text}");
-        assert!(
-            text.contains(&format!("PASSED  level: {level}, since ")),
-            "{text}"
-        );
-        assert_eq!(report["hip"]["level"], level);
+        machine.is_lower(environment, level, note);
     }
 }
 

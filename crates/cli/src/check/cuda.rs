@@ -6,11 +6,8 @@ use serde::Serialize;
 use xsched_server::api::Queue;
 use xsched_wire::env;
 
-use super::{
-    Check,
-    program::{self, Probe, Scheduler, equal},
-};
-use crate::probe::{Found, Step};
+use super::{Check, program};
+use crate::probe::Found;
 
 const INTERFACE: &str = "cuda";
 /// The first driver that has the commands that gates are made of (CUDA 11.7).
@@ -44,75 +41,44 @@ pub(crate) fn all() -> (Vec<Check>, Facts) {
     let usable = unscheduled(&mut checks, &mut facts);
     let shim = installed(&mut checks, &mut facts);
     if let (true, Some(shim)) = (usable, shim) {
-        match Scheduler::start() {
-            Ok(scheduler) => {
-                let queue = program::preloaded(&mut checks, INTERFACE, &scheduler, &shim);
-                if let Some(queue) = queue {
-                    facts.level = Some(queue.level);
-                    facts.reason = queue.reason.as_deref().map(str::to_owned);
-                    levels(&mut checks, &queue);
-                }
-                checks.push(program::torch(&scheduler, &shim, TORCH));
+        program::scheduled(&mut checks, INTERFACE, &shim, |checks, scheduler, queue| {
+            if let Some(queue) = queue {
+                facts.level = Some(queue.level);
+                facts.reason = queue.reason.as_deref().map(str::to_owned);
+                levels(checks, &queue);
             }
-            Err(error) => checks.push(program::no_daemon(&error)),
-        }
+            checks.push(program::torch(scheduler, &shim, TORCH));
+        });
     }
     (checks, facts)
 }
 
 /// Driver, device and a product, without the shim. True: a device computes.
 fn unscheduled(checks: &mut Vec<Check>, facts: &mut Facts) -> bool {
-    let found = match Probe::start(INTERFACE, None).and_then(|mut probe| probe.read()) {
-        Ok(found) => found,
-        Err(error) => {
-            checks.push(Check::failed(
-                "driver",
-                format!("a program that uses it failed: {error:#}"),
-                "check that `nvidia-smi` works",
-            ));
-            return false;
-        }
+    let remedy = "check that `nvidia-smi` works";
+    let Some(found) = program::unscheduled(checks, INTERFACE, "driver", remedy) else {
+        return false;
     };
     facts.library = found.library.clone();
     facts.driver_version = found.version;
     facts.devices = found.devices.clone();
-    let step = found.failure.as_ref().map(|(step, _)| *step);
-    let error = found.failure.as_ref().map_or("", |(_, error)| error);
-    checks.push(driver(&found, error));
-    if step == Some(Step::Load) {
-        return false;
-    }
-    if step == Some(Step::Device) {
-        checks.push(Check::failed(
-            "device",
-            error,
+    checks.push(driver(&found));
+    found.loaded()
+        && program::computes(
+            checks,
+            &found,
             "check that `nvidia-smi` lists it, that CUDA_VISIBLE_DEVICES names it, and that a \
              container was given it (`--gpus all`)",
-        ));
-        return false;
-    }
-    let devices = found.devices.join(", ");
-    checks.push(Check::passed(
-        "device",
-        format!("{}: {devices}", found.devices.len()),
-    ));
-    checks.push(match found.rows {
-        Some(rows) if step.is_none() => Check::passed("matmul", equal(rows)),
-        _ => Check::failed(
-            "matmul",
-            error,
             "the device fails without xsched, too: check `nvidia-smi -q` and the kernel's log",
-        ),
-    });
-    step.is_none()
+        )
 }
 
-fn driver(found: &Found, error: &str) -> Check {
+fn driver(found: &Found) -> Check {
     const NAME: &str = "driver";
     let Some(library) = &found.library else {
         return Check::failed(
             NAME,
-            error,
+            found.error(),
             format!(
                 "install the NVIDIA driver, or name its libcuda.so.1 in {}",
                 env::CUDA_LIB.name

@@ -7,12 +7,9 @@ use serde::Serialize;
 use xsched_server::api::Queue;
 use xsched_wire::env;
 
-use super::{
-    Check, Verdict,
-    program::{self, Probe, Scheduler, equal},
-};
+use super::{Check, Verdict, program};
 use crate::{
-    probe::{Found, Step},
+    probe::Found,
     symbols::{self, Versions},
 };
 
@@ -67,18 +64,14 @@ pub(crate) fn all() -> (Vec<Check>, Facts) {
     let works = versions.verdict == Verdict::Passed || !facts.mismatches.is_empty();
     checks.push(versions);
     if usable && works {
-        match Scheduler::start() {
-            Ok(scheduler) => {
-                let queue = program::preloaded(&mut checks, INTERFACE, &scheduler, &shim);
-                if let Some(queue) = queue {
-                    facts.level = Some(queue.level);
-                    facts.reason = queue.reason.as_deref().map(str::to_owned);
-                    levels(&mut checks, &queue);
-                }
-                checks.push(program::torch(&scheduler, &shim, TORCH));
+        program::scheduled(&mut checks, INTERFACE, &shim, |checks, scheduler, queue| {
+            if let Some(queue) = queue {
+                facts.level = Some(queue.level);
+                facts.reason = queue.reason.as_deref().map(str::to_owned);
+                levels(checks, &queue);
             }
-            Err(error) => checks.push(program::no_daemon(&error)),
-        }
+            checks.push(program::torch(scheduler, &shim, TORCH));
+        });
     }
     facts.shim = Some(shim);
     (checks, facts)
@@ -86,63 +79,36 @@ pub(crate) fn all() -> (Vec<Check>, Facts) {
 
 /// Runtime, device and a product, without the shim. True: a device computes.
 fn unscheduled(checks: &mut Vec<Check>, facts: &mut Facts) -> bool {
-    let found = match Probe::start(INTERFACE, None).and_then(|mut probe| probe.read()) {
-        Ok(found) => found,
-        Err(error) => {
-            checks.push(Check::failed(
-                "runtime",
-                format!("a program that uses it failed: {error:#}"),
-                "check that `rocminfo` works",
-            ));
-            return false;
-        }
+    let remedy = "check that `rocminfo` works";
+    let Some(found) = program::unscheduled(checks, INTERFACE, "runtime", remedy) else {
+        return false;
     };
     facts.library = found.library.clone();
     facts.runtime_version = found.version;
     facts.devices = found.devices.clone();
-    let step = found.failure.as_ref().map(|(step, _)| *step);
-    let error = found.failure.as_ref().map_or("", |(_, error)| error);
-    checks.push(runtime(&found, error));
-    if step == Some(Step::Load) {
-        return false;
-    }
-    if step == Some(Step::Device) {
-        checks.push(Check::failed(
-            "device",
-            error,
+    checks.push(runtime(&found));
+    let no_product = if found.error().contains("hiprtc") {
+        "the check compiles its kernel by HIP's runtime compiler: install it with ROCm (package \
+         hip-runtime-amd), or name a runtime that has it beside itself in XSCHED_HIP_LIB"
+    } else {
+        "the device fails without xsched, too: check `rocm-smi` and the kernel's log"
+    };
+    found.loaded()
+        && program::computes(
+            checks,
+            &found,
             "check that `rocminfo` lists it, that HIP_VISIBLE_DEVICES names it, that this user may open \
              /dev/kfd and /dev/dri (groups `render` and `video`), and that a container was given both",
-        ));
-        return false;
-    }
-    let devices = found.devices.join(", ");
-    checks.push(Check::passed(
-        "device",
-        format!("{}: {devices}", found.devices.len()),
-    ));
-    checks.push(match found.rows {
-        Some(rows) if step.is_none() => Check::passed("matmul", equal(rows)),
-        _ if error.contains("hiprtc") => Check::failed(
-            "matmul",
-            error,
-            "the check compiles its kernel by HIP's runtime compiler: install it with ROCm (package \
-             hip-runtime-amd), or name a runtime that has it beside itself in XSCHED_HIP_LIB",
-        ),
-        _ => Check::failed(
-            "matmul",
-            error,
-            "the device fails without xsched, too: check `rocm-smi` and the kernel's log",
-        ),
-    });
-    step.is_none()
+            no_product,
+        )
 }
 
-fn runtime(found: &Found, error: &str) -> Check {
+fn runtime(found: &Found) -> Check {
     const NAME: &str = "runtime";
     let Some(library) = &found.library else {
         return Check::failed(
             NAME,
-            error,
+            found.error(),
             format!(
                 "install ROCm, or name its libamdhip64.so (torch's own is in torch/lib) in {}",
                 env::HIP_LIB.name

@@ -3,11 +3,7 @@
 use xsched_server::api::Queue;
 use xsched_wire::env;
 
-use super::{
-    Check,
-    program::{self, Probe, Scheduler, equal},
-};
-use crate::probe::Step;
+use super::{Check, program};
 
 const INTERFACE: &str = "opencl";
 
@@ -17,63 +13,36 @@ pub(crate) fn all() -> Vec<Check> {
     let usable = unscheduled(&mut checks);
     let shim = program::shim_file(&mut checks, "libshimopencl.so");
     if let (true, Some((shim, _))) = (usable, shim) {
-        match Scheduler::start() {
-            Ok(scheduler) => {
-                let queue = program::preloaded(&mut checks, INTERFACE, &scheduler, &shim);
-                checks.extend(queue.as_ref().map(level));
-            }
-            Err(error) => checks.push(program::no_daemon(&error)),
-        }
+        program::scheduled(&mut checks, INTERFACE, &shim, |checks, _, queue| {
+            checks.extend(queue.as_ref().map(level));
+        });
     }
     checks
 }
 
 /// Loader, device and a product, without the shim. True: a device computes.
 fn unscheduled(checks: &mut Vec<Check>) -> bool {
-    let found = match Probe::start(INTERFACE, None).and_then(|mut probe| probe.read()) {
-        Ok(found) => found,
-        Err(error) => {
-            checks.push(Check::failed(
-                "loader",
-                format!("a program that uses it failed: {error:#}"),
-                "check that `clinfo` works",
-            ));
-            return false;
-        }
+    let remedy = "check that `clinfo` works";
+    let Some(found) = program::unscheduled(checks, INTERFACE, "loader", remedy) else {
+        return false;
     };
-    let step = found.failure.as_ref().map(|(step, _)| *step);
-    let error = found.failure.as_ref().map_or("", |(_, error)| error);
     let Some(library) = &found.library else {
         let name = env::OPENCL_LIB.name;
         checks.push(Check::failed(
             "loader",
-            error,
+            found.error(),
             format!("install one (Debian: ocl-icd-libopencl1), or name its file in {name}"),
         ));
         return false;
     };
     checks.push(Check::passed("loader", library));
-    if step == Some(Step::Device) {
-        checks.push(Check::failed(
-            "device",
-            error,
-            "install the device's driver (for the CPU, Debian: pocl-opencl-icd), which registers \
-             itself in /etc/OpenCL/vendors",
-        ));
-        return false;
-    }
-    let devices = found.devices.join(", ");
-    let count = found.devices.len();
-    checks.push(Check::passed("device", format!("{count}: {devices}")));
-    checks.push(match found.rows {
-        Some(rows) if step.is_none() => Check::passed("matmul", equal(rows)),
-        _ => Check::failed(
-            "matmul",
-            error,
-            "the device fails without xsched, too: check `clinfo`",
-        ),
-    });
-    step.is_none()
+    program::computes(
+        checks,
+        &found,
+        "install the device's driver (for the CPU, Debian: pocl-opencl-icd), which registers itself in \
+         /etc/OpenCL/vendors",
+        "the device fails without xsched, too: check `clinfo`",
+    )
 }
 
 /// Which level works, and why no higher one does.

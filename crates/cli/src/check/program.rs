@@ -19,12 +19,77 @@ use xsched_server::{
 use xsched_wire::env;
 
 use super::Check;
-use crate::{probe::Found, shim};
+use crate::{
+    probe::{Found, Step},
+    shim,
+};
 
 /// How long a program may take: a first use of a large machine initialises every device.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-pub(super) fn equal(rows: u32) -> String {
+/// What a program finds that uses the platform without the shim; `first` is the check that fails where
+/// it does not come to say so.
+pub(super) fn unscheduled(
+    checks: &mut Vec<Check>,
+    interface: &str,
+    first: &'static str,
+    remedy: &str,
+) -> Option<Found> {
+    match Probe::start(interface, None).and_then(|mut probe| probe.read()) {
+        Ok(found) => Some(found),
+        Err(error) => {
+            let detail = format!("a program that uses it failed: {error:#}");
+            checks.push(Check::failed(first, detail, remedy));
+            None
+        }
+    }
+}
+
+/// Whether such a program found a device and computed on it; what to do where it did not.
+pub(super) fn computes(
+    checks: &mut Vec<Check>,
+    found: &Found,
+    no_device: &str,
+    no_product: &str,
+) -> bool {
+    let step = found.failure.as_ref().map(|(step, _)| *step);
+    let error = found.error();
+    if step == Some(Step::Device) {
+        checks.push(Check::failed("device", error, no_device));
+        return false;
+    }
+    let devices = found.devices.join(", ");
+    let count = found.devices.len();
+    checks.push(Check::passed("device", format!("{count}: {devices}")));
+    checks.push(match found.rows {
+        Some(rows) if step.is_none() => Check::passed("matmul", equal(rows)),
+        _ => Check::failed("matmul", error, no_product),
+    });
+    step.is_none()
+}
+
+/// A scheduler of the doctor's own and the product under it, with the shim; then whatever else is
+/// to be tried there.
+pub(super) fn scheduled(
+    checks: &mut Vec<Check>,
+    interface: &str,
+    shim: &Path,
+    more: impl FnOnce(&mut Vec<Check>, &Scheduler, Option<Queue>),
+) {
+    match Scheduler::start() {
+        Ok(scheduler) => {
+            let queue = preloaded(checks, interface, &scheduler, shim);
+            more(checks, &scheduler, queue);
+        }
+        Err(error) => checks.push(Check::failed(
+            "preload",
+            format!("cannot start a daemon to try it with: {error:#}"),
+            "see the checks of the system above",
+        )),
+    }
+}
+
+fn equal(rows: u32) -> String {
     format!("{rows} × {rows} on the device, equal to the host's")
 }
 
@@ -69,17 +134,8 @@ pub(super) fn size(checks: &mut Vec<Check>, name: &'static str, path: &Path) -> 
     bytes
 }
 
-/// There is no daemon to try a preload with.
-pub(super) fn no_daemon(error: &anyhow::Error) -> Check {
-    Check::failed(
-        "preload",
-        format!("cannot start a daemon to try it with: {error:#}"),
-        "see the checks of the system above",
-    )
-}
-
 /// The product with the shim, under the doctor's own daemon; what that daemon knows of its queue.
-pub(super) fn preloaded(
+fn preloaded(
     checks: &mut Vec<Check>,
     interface: &str,
     scheduler: &Scheduler,
@@ -188,7 +244,7 @@ pub(super) struct Scheduler {
 }
 
 impl Scheduler {
-    pub(super) fn start() -> anyhow::Result<Scheduler> {
+    fn start() -> anyhow::Result<Scheduler> {
         let folder = tempfile::tempdir().context("cannot make a directory")?;
         let socket = folder.path().join("xsched.sock");
         let daemon = Daemon::bind(ServeOptions {
@@ -295,16 +351,13 @@ impl Guarded {
 }
 
 /// A run of `xsched probe`.
-pub(super) struct Probe {
+struct Probe {
     child: Guarded,
 }
 
 impl Probe {
     /// Without the shim, or with it under a scheduler.
-    pub(super) fn start(
-        interface: &str,
-        scheduled: Option<(&Scheduler, &Path)>,
-    ) -> anyhow::Result<Probe> {
+    fn start(interface: &str, scheduled: Option<(&Scheduler, &Path)>) -> anyhow::Result<Probe> {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["probe", interface]);
         match scheduled {
@@ -325,7 +378,7 @@ impl Probe {
     }
 
     /// What it found. It lives on until it is dropped.
-    pub(super) fn read(&mut self) -> anyhow::Result<Found> {
+    fn read(&mut self) -> anyhow::Result<Found> {
         let output = self.child.0.stdout.take().context("no pipe")?;
         let (sender, line) = mpsc::channel();
         std::thread::spawn(move || {
