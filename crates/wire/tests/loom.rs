@@ -59,6 +59,28 @@ impl World {
         }
     }
 
+    /// A launch that level 1 holds at a closed gate.
+    fn launch_at_gate(&self) {
+        if self.block.publish().became_ready {
+            self.ring();
+        }
+        while !self.block.is_open() {
+            self.gate_futex.wait();
+        }
+        self.block.forwarded();
+    }
+
+    /// The scheduler waits until it knows of the launch, and opens.
+    fn open_when_ready(&self, mut believes_ready: bool) {
+        while !believes_ready {
+            self.doorbell.wait();
+            self.look(&mut believes_ready);
+        }
+        if self.block.open_gate() {
+            self.gate_futex.notify();
+        }
+    }
+
     /// One turn of the scheduler: what it believes after it took the dirty bit.
     fn look(&self, believes_ready: &mut bool) {
         if self.dirty.swap(0, Ordering::SeqCst) != 0 {
@@ -105,24 +127,9 @@ fn a_held_launch_is_heard() {
         let _ = world.block.close_gate();
         let application = thread::spawn({
             let world = world.clone();
-            move || {
-                if world.block.publish().became_ready {
-                    world.ring();
-                }
-                while !world.block.is_open() {
-                    world.gate_futex.wait();
-                }
-                world.block.forwarded();
-            }
+            move || world.launch_at_gate()
         });
-        let mut believes_ready = false;
-        while !believes_ready {
-            world.doorbell.wait();
-            world.look(&mut believes_ready);
-        }
-        if world.block.open_gate() {
-            world.gate_futex.notify();
-        }
+        world.open_when_ready(false);
         application.join().unwrap();
     });
 }
@@ -136,27 +143,13 @@ fn a_launch_that_did_not_ring_is_heard_before_a_gate_closes() {
         world.quiet.store(1, Ordering::SeqCst);
         let application = thread::spawn({
             let world = world.clone();
-            move || {
-                if world.block.publish().became_ready {
-                    world.ring();
-                }
-                while !world.block.is_open() {
-                    world.gate_futex.wait();
-                }
-                world.block.forwarded();
-            }
+            move || world.launch_at_gate()
         });
         world.quiet.store(0, Ordering::SeqCst);
         let _ = world.block.close_gate();
         let mut believes_ready = false;
         world.look(&mut believes_ready);
-        while !believes_ready {
-            world.doorbell.wait();
-            world.look(&mut believes_ready);
-        }
-        if world.block.open_gate() {
-            world.gate_futex.notify();
-        }
+        world.open_when_ready(believes_ready);
         application.join().unwrap();
     });
 }
