@@ -384,7 +384,6 @@ impl Host {
                 let Some(target) = target else {
                     return Ok(());
                 };
-                self.client(id)?.several_groups |= slot.is_some();
                 let hints = self.granted(id, hints);
                 let notice = self.unfit(target, hints);
                 self.give_hints(id, target, hints, now);
@@ -404,11 +403,11 @@ impl Host {
         let slot = info.slot;
         let own_hints = self.granted(id, info.hints);
         let active_window = self.active_window;
+        let device_name = session::checked_text("device", &info.device)?;
         // Whoever was alone on that device: what it did not ring for counts from now on.
         let alone = |client: &Client| {
-            client
-                .queues()
-                .any(|(_, queue, _)| *queue.device_name == *info.device)
+            let mut queues = client.queues();
+            queues.any(|(_, queue, _)| queue.device_name == device_name)
         };
         for other in self.quiet(alone) {
             self.end_quiet(other);
@@ -430,7 +429,6 @@ impl Host {
             let reason = format!("slot {slot} has a queue already");
             return Err(End::Refused(reason));
         }
-        let device_name = session::checked_text("device", &info.device)?;
         let level = session::checked_level(&info.attributes)?;
         let Some(block) = client.segment.layout().block(slot) else {
             return Ok(());
@@ -577,18 +575,16 @@ impl Host {
 
     /// Gives checked hints to a session's process or one of its queues. The caller settles.
     pub(crate) fn give_hints(&mut self, id: u64, target: Target, hints: Hints, now: Nanos) {
-        if let Target::Queue(_) = target
-            && let Ok(client) = self.client(id)
-        {
-            client.several_groups = true;
-        }
         self.end_quiet(id);
-        if let Target::Process(_) = target
-            && let Ok(client) = self.client(id)
-        {
-            client.hints.extend(hints.iter());
-            if client.queues().next().is_none() {
-                return; // its queues get them when they come
+        if let Ok(client) = self.client(id) {
+            match target {
+                Target::Queue(_) => client.several_groups = true,
+                Target::Process(_) => {
+                    client.hints.extend(hints.iter());
+                    if client.queues().next().is_none() {
+                        return; // its queues get them when they come
+                    }
+                }
             }
         }
         for hint in hints.iter() {
