@@ -178,10 +178,16 @@ fn threads_of_one_process_are_measured_alone_together_and_by_priority() {
     let xsched = Installed::new();
     for device in ["cpu", "cuda"] {
         let words = format!("systematic --device {device} --tasks 3 --commands 4 --rounds 2");
-        // Six tasks on a busy machine decide this or that.
-        xsched.bench(&words, &[], EITHER);
+        let (text, _) = xsched.bench(&words, &[], &[1]);
         let result = xsched.result("systematic_result.json");
-        assert!(result["verdict"].is_string());
+        // Six tasks are too few to pass, however fast this machine is.
+        let verdict = result["verdict"].as_str().unwrap();
+        assert!(["run_longer", "fail"].contains(&verdict), "{text}");
+        assert_eq!(
+            text.contains("run longer"),
+            verdict == "run_longer",
+            "{text}"
+        );
         for (case, name, tasks, scheduled) in [
             (0, "alone", 6, false),
             (1, "unscheduled", 6, false),
