@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::Context;
 use crate::console::Console;
-use crate::daemon::{DEFAULT_POLICY, Daemon};
+use crate::daemon::Daemon;
 use crate::interrupt::Interrupt;
 use crate::launch::Launcher;
 use crate::mix::peers::Peer;
@@ -51,10 +51,13 @@ pub struct Session {
 pub struct Scheduled {
     /// Of each task.
     pub measured: Vec<Measurement>,
-    /// Processor time of the daemon since the tasks started, seconds.
-    pub daemon_cpu_s: Option<f64>,
-    /// Its resident memory, a look a second, KiB.
+    /// Processor time of the daemon and of the tasks' agents since the tasks started, seconds; `None`
+    /// where that of one of them is not known.
+    pub scheduler_cpu_s: Option<f64>,
+    /// Resident memory of the daemon, a look a second, KiB.
     pub memory_kib: Vec<u64>,
+    /// Queues that it still had when all programs had ended; `None` if it did not say.
+    pub queues_left: Option<usize>,
 }
 
 /// Why a run ends before its time.
@@ -120,19 +123,8 @@ impl Session {
         outcome.map_err(|failure| self.fail(name, failure))
     }
 
-    /// Runs tasks at once under a daemon of their own.
+    /// Runs tasks at once under a daemon of their own with this policy.
     pub fn scheduled(
-        &mut self,
-        name: &str,
-        tasks: Vec<TaskSpec>,
-        duration: Duration,
-    ) -> Result<Vec<Measurement>, Stop> {
-        let scheduled = self.under_policy(name, tasks, duration, DEFAULT_POLICY)?;
-        Ok(scheduled.measured)
-    }
-
-    /// The same with a policy, and what the daemon cost.
-    pub fn under_policy(
         &mut self,
         name: &str,
         tasks: Vec<TaskSpec>,
@@ -264,12 +256,19 @@ impl Session {
             (Some(first), Some(last)) => Some(last.cpu_s - first.cpu_s),
             _ => None,
         };
+        let queues_left = outcome
+            .is_ok()
+            .then(|| daemon.queues_left(&self.launcher))
+            .flatten();
         // Without its daemon the phase is void, and whatever else went wrong followed from that.
         match (outcome, daemon.check()) {
             (outcome, Ok(())) => outcome.map(|measured| Scheduled {
+                scheduler_cpu_s: daemon_cpu_s
+                    .zip(agents_cpu_s(&measured))
+                    .map(|(a, b)| a + b),
                 measured,
-                daemon_cpu_s,
                 memory_kib,
+                queues_left,
             }),
             (Ok(partial), Err(cause)) => Err(PhaseFailure {
                 cause: Box::new(cause),
@@ -317,6 +316,12 @@ impl Session {
             interrupted: failure.is_interruption(),
         })
     }
+}
+
+/// Processor time of the agents of all tasks that were scheduled; `None` if one was not seen.
+fn agents_cpu_s(measured: &[Measurement]) -> Option<f64> {
+    let scheduled = measured.iter().filter(|task| task.level > 0);
+    scheduled.map(|task| task.agent_cpu_s).sum()
 }
 
 /// Name of the file with the trace of a round of a phase.

@@ -5,22 +5,23 @@ use std::fmt::Write;
 use serde_json::{Value, json};
 
 use super::figures::RunReport;
-use super::tables::{check_rows, figure_rows, why};
+use super::tables::{check_rows, figure_rows, task_rows, why};
 
 /// Columns of the figures, and which of them stand at the right.
-const HEAD: [(&str, bool); 9] = [
+const HEAD: [(&str, bool); 10] = [
     ("Task", false),
     ("Contender", false),
     ("Requests", true),
     ("P50 ms", true),
     ("P99 ms", true),
     ("95 % interval", true),
+    ("of the rounds", true),
     ("Max ms", true),
     ("Requests/s", true),
     ("of standalone", true),
 ];
 
-fn cells(report: &RunReport) -> Vec<[String; 9]> {
+fn cells(report: &RunReport) -> Vec<[String; 10]> {
     let rows = figure_rows(report).into_iter().map(|row| {
         [
             row.task,
@@ -29,6 +30,7 @@ fn cells(report: &RunReport) -> Vec<[String; 9]> {
             row.p50,
             row.p99,
             row.p99_interval,
+            row.p99_of_rounds,
             row.max,
             row.throughput,
             row.share,
@@ -178,6 +180,28 @@ pub fn markdown(report: &RunReport) -> String {
         why(report),
         markdown_figures(report)
     );
+    let tasks: Vec<[String; 5]> = task_rows(run)
+        .into_iter()
+        .map(|task| {
+            [
+                task.name,
+                task.model,
+                task.batch,
+                task.priority,
+                task.arrival,
+            ]
+        })
+        .collect();
+    if !tasks.is_empty() {
+        let head = [
+            ("Task", false),
+            ("Model", false),
+            ("Batch", true),
+            ("Priority", false),
+            ("Requests come", false),
+        ];
+        let _ = write!(text, "\n{}", markdown_table(&head, &tasks));
+    }
     let checks: Vec<[String; 6]> = check_rows(run)
         .into_iter()
         .map(|check| {

@@ -11,8 +11,9 @@ use std::path::{Path, PathBuf};
 use minijinja::{Environment, context};
 use serde::Serialize;
 
-use super::figures::{RunReport, Verdict};
-use super::tables::{CheckRow, FigureRow, check_rows, figure_rows, headlines, why};
+use super::figures::RunReport;
+use super::tables::{CheckRow, FigureRow, check_rows, figure_rows, headlines, task_rows, why};
+use crate::criteria::Verdict;
 
 pub(crate) use svg::short;
 
@@ -119,6 +120,7 @@ pub fn page(report: &RunReport) -> anyhow::Result<String> {
         problems => report.problems,
         checks,
         rows,
+        tasks => task_rows(run),
         distributions,
         timelines,
         throughput => charts::throughput(report),
