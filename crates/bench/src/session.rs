@@ -8,8 +8,10 @@ use serde::Serialize;
 use crate::Context;
 use crate::console::Console;
 use crate::daemon::Daemon;
+use crate::hdr_log;
 use crate::interrupt::Interrupt;
 use crate::launch::Launcher;
+use crate::manifest::without_folders;
 use crate::mix::peers::Peer;
 use crate::phase::{Failure, Limits, Measurement, PhaseFailure, Progress, run_phase};
 use crate::store::Store;
@@ -170,16 +172,25 @@ impl Session {
         Ok(())
     }
 
+    /// Writes the latencies of one round of a phase as an HDR log.
+    pub fn keep_log(&mut self, name: &str, measured: &[Measurement]) -> anyhow::Result<()> {
+        let name = log_file(name);
+        let log = hdr_log::interval_log(measured)?;
+        self.store.write_text(&name, &log)?;
+        self.note_file(&name);
+        Ok(())
+    }
+
     fn note_file(&mut self, name: &str) {
         if self.files.iter().all(|known| known != name) {
             self.files.push(name.to_owned());
         }
     }
 
-    /// Removes samples that an earlier run left of a phase.
+    /// Removes samples and log that an earlier run left of a phase.
     pub fn forget_samples(&self, phase: &str) -> anyhow::Result<()> {
         self.store
-            .forget(&[&samples_file(phase), &partial_file(phase)])
+            .forget(&[&samples_file(phase), &partial_file(phase), &log_file(phase)])
     }
 
     fn run(
@@ -309,9 +320,11 @@ impl Session {
             }
             partial_samples = Some(name);
         }
+        // In the record a log is named as seen from there.
+        let folder = format!("{}/", self.store.dir().display());
         Stop::Phase(FailedPhase {
             phase: phase.to_owned(),
-            message,
+            message: without_folders(&message.replace(&folder, "")),
             partial_samples,
             interrupted: failure.is_interruption(),
         })
@@ -335,6 +348,11 @@ fn trace_file(phase: &str, round: usize) -> String {
 /// Name of the file with the raw samples of a phase.
 pub fn samples_file(phase: &str) -> String {
     format!("{phase}_samples.csv")
+}
+
+/// Name of the file with the HDR log of a round of a phase.
+fn log_file(round: &str) -> String {
+    format!("{round}.hlog")
 }
 
 /// Name of the file with the raw samples of a phase that was not finished.

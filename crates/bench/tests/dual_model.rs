@@ -16,9 +16,22 @@ use xsched_bench::report::{RunReport, summary};
 use xsched_bench::run::{Grade, Run};
 use xsched_bench::stats::Interval;
 
-const STANDALONE_FILES: [&str; 2] = ["standalone_result.json", "standalone_samples.csv"];
-const BASELINE_FILES: [&str; 2] = ["baseline_result.json", "baseline_samples.csv"];
-const SCHEDULED_FILES: [&str; 2] = ["scheduled_samples.csv", "xsched_result.json"];
+const STANDALONE_FILES: [&str; 4] = [
+    "standalone-high.hlog",
+    "standalone-low.hlog",
+    "standalone_result.json",
+    "standalone_samples.csv",
+];
+const BASELINE_FILES: [&str; 3] = [
+    "baseline-1.hlog",
+    "baseline_result.json",
+    "baseline_samples.csv",
+];
+const SCHEDULED_FILES: [&str; 3] = [
+    "scheduled-1.hlog",
+    "scheduled_samples.csv",
+    "xsched_result.json",
+];
 const ALWAYS: [&str; 4] = [
     "manifest.json",
     "phase4_dual_model_report.md",
@@ -102,7 +115,24 @@ fn a_whole_run_passes_and_writes_everything() {
             .count(),
         600
     );
-    assert_eq!(bench.json("manifest.json")["version"], "0.0.0-test");
+    let manifest = bench.json("manifest.json");
+    assert_eq!(manifest["version"], "0.0.0-test");
+    // Records are published: the folders of this machine stay out of them.
+    let command = serde_json::json!([
+        "bench",
+        "dual-model",
+        "--out",
+        "out",
+        "--rate",
+        "10",
+        "--output",
+        "long_test.json"
+    ]);
+    assert_eq!(manifest["command"], command);
+    let folder = bench.root().to_str().unwrap();
+    for file in ["run.json", "manifest.json", "phase4_dual_model_report.md"] {
+        assert!(!bench.text(file).contains(folder), "{file}");
+    }
 
     let record = Run::read(&bench.out()).unwrap();
     let names = |names: &[&str]| {
@@ -487,6 +517,9 @@ fn a_hung_worker_is_ended_and_what_was_measured_is_kept() {
     );
     assert!(bench.text(partial[0]).contains("resnet18-high,"));
     assert!(!bench.text(partial[0]).contains("resnet50-low,"));
+    let failure = &bench.json("run.json")["failure"]["message"];
+    let says = "it was ended; log: logs/scheduled-resnet50-low.log";
+    assert!(failure.as_str().unwrap().ends_with(says), "{failure}");
     let report = bench.text("phase4_dual_model_report.md");
     assert!(
         report.contains("INCOMPLETE") && report.contains("Without a result: scheduled"),
@@ -569,7 +602,7 @@ fn out_of_memory_suggests_a_smaller_batch() {
             "smaller batch, for example --low-batch 4",
         ],
         // The first of the two tasks was measured alone.
-        &[&STANDALONE_FILES[1..]],
+        &[&["standalone-high.hlog", "standalone_samples.csv"]],
     );
 }
 

@@ -196,7 +196,7 @@ fn a_run_is_printed_in_every_form_and_compared_with_another() {
         ("json", "\"verdict\": \"pass\""),
         ("csv", "resnet18-high,xsched,600,600,0,3,20.0000,"),
         ("html", "<!DOCTYPE html>"),
-        ("svg", "<svg id=\"distribution-0\""),
+        ("svg", " id=\"distribution-0\""),
         ("table", "| Task | Contender |"),
     ] {
         let text = place.check(&format!("bench show a --format {format}"), 0);

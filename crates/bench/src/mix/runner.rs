@@ -11,7 +11,7 @@ use super::options::MixOptions;
 use super::peers::Peer;
 use super::{Arrival, Mix, Task};
 use crate::console::Console;
-use crate::manifest::{Manifest, stamp, timestamp};
+use crate::manifest::{Manifest, stamp, timestamp, without_folders};
 use crate::phase::{Failure, Measurement};
 use crate::report::{RunReport, html, summary};
 use crate::run::{self, Contender, Kind, Phase, Run, TaskResult};
@@ -19,7 +19,7 @@ use crate::session::{Scheduled, Session, Settings, Stop, samples_file};
 use crate::stats::{P99_REQUESTS, summarize};
 use crate::store::{Store, json_text};
 use crate::task;
-use crate::{Context, Outcome, UsageError, hdr_log};
+use crate::{Context, Outcome, UsageError};
 
 const MANIFEST: &str = "manifest.json";
 pub(super) const REPORT: &str = "report.md";
@@ -202,7 +202,7 @@ impl Runner {
             let arrival = self.arrival(task)?;
             self.run.tasks.push(run::Task {
                 name: task.name.clone(),
-                model: task.title(),
+                model: without_folders(&task.title()),
                 priority: task.hints_text(),
                 batch: task.batch,
                 arrival,
@@ -262,7 +262,7 @@ impl Runner {
 
     fn note(&mut self, text: String) {
         self.session.console.line(&format!("      {text}"));
-        self.run.notes.push(text);
+        self.run.notes.push(without_folders(&text));
     }
 
     /// A task whose limits compare percentiles runs alone until its own is known well enough.
@@ -413,10 +413,7 @@ impl Runner {
     ) -> Result<(), Stop> {
         self.session
             .keep_samples(name, std::slice::from_ref(&measured))?;
-        let log = hdr_log::interval_log(&measured)?;
-        self.session
-            .store
-            .write_text(&format!("{name}.hlog"), &log)?;
+        self.session.keep_log(name, &measured)?;
         for one in &measured {
             let key = (contender.to_owned(), one.task.name.clone());
             self.samples.entry(key).or_default().extend(&one.samples);

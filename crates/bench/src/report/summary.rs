@@ -240,14 +240,11 @@ pub fn markdown(report: &RunReport) -> String {
     };
     lists("Missing", &missing(report));
     lists("Notes", &run.notes);
-    let host = &run.manifest.host;
     let _ = write!(
         text,
-        "\nMeasured {} on {}, {} cores, Linux {}, by xsched {}. Again:\n\n```sh\n{}\n```\n",
+        "\nMeasured {} on {}, by xsched {}. Again:\n\n```sh\n{}\n```\n",
         run.manifest.timestamp,
-        host.cpu_model,
-        host.cores,
-        host.kernel,
+        run.manifest.host,
         run.manifest.version,
         run.manifest.command_line()
     );

@@ -392,6 +392,7 @@ impl<'a> Experiment<'a> {
         all: &mut Vec<Measurement>,
     ) -> Result<Measurement, Stop> {
         let mut measured = self.session.unscheduled(name, vec![task], duration)?;
+        self.session.keep_log(name, &measured)?;
         let measurement = measured
             .pop()
             .expect("a finished phase has a result of every task");
@@ -487,6 +488,8 @@ impl<'a> Experiment<'a> {
                 (measured, scheduler_cpu_s)
             }
         };
+        let log = round_name(phase.name(), round);
+        self.session.keep_log(&log, &measured)?;
         let (rounds, earlier) = match phase {
             Only::Baseline => (&mut self.baseline, &self.record.baseline),
             Only::Scheduled => (&mut self.scheduled, &self.record.scheduled),
