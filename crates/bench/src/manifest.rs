@@ -147,7 +147,7 @@ fn version_in(line: &str) -> Option<&str> {
 }
 
 /// Text in which of every absolute path only the last name is left.
-pub(crate) fn without_folders(text: &str) -> String {
+pub fn without_folders(text: &str) -> String {
     const AROUND: &str = " \t\n=:,;\"'()<>";
     let mut short = String::with_capacity(text.len());
     let mut rest = text;

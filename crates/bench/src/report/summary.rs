@@ -94,7 +94,7 @@ pub fn text(report: &RunReport) -> String {
 
 fn unit(unit: &str) -> String {
     match unit {
-        "×" => " ×".to_owned(),
+        "" => String::new(),
         unit => format!(" {unit}"),
     }
 }
@@ -163,9 +163,16 @@ fn markdown_cell(text: &str) -> String {
         .replace(['\n', '\r'], " ")
 }
 
+/// The columns of the figures that other pages include.
+const SHORT: [usize; 8] = [0, 1, 2, 3, 4, 5, 8, 9];
+
 /// The table of figures alone, as other pages include it.
 pub fn markdown_figures(report: &RunReport) -> String {
-    markdown_table(&HEAD, &cells(report))
+    let rows: Vec<[String; 8]> = cells(report)
+        .into_iter()
+        .map(|row| SHORT.map(|column| row[column].clone()))
+        .collect();
+    markdown_table(&SHORT.map(|column| HEAD[column]), &rows)
 }
 
 /// Everything, for pages of Markdown.
@@ -178,7 +185,7 @@ pub fn markdown(report: &RunReport) -> String {
         run.description,
         report.verdict.text(),
         why(report),
-        markdown_figures(report)
+        markdown_table(&HEAD, &cells(report))
     );
     let tasks: Vec<[String; 5]> = task_rows(run)
         .into_iter()

@@ -92,7 +92,10 @@ pub fn check_rows(run: &Run) -> Vec<CheckRow> {
             task: check.task.clone().unwrap_or_else(|| "all".into()),
             what: check.what.clone(),
             measured: measured(check),
-            unit: check.unit.clone(),
+            unit: match is_unknown(check) {
+                true => String::new(),
+                false => check.unit.clone(),
+            },
             interval: check.interval.map_or_else(String::new, interval),
             limit: check.limit.clone(),
             grade,
@@ -103,12 +106,16 @@ pub fn check_rows(run: &Run) -> Vec<CheckRow> {
 }
 
 fn measured(check: &crate::run::Check) -> String {
-    match (check.grade, check.unit.as_str()) {
-        // It has a limit, and nobody could measure it.
-        (Grade::Information, _) if check.limit != "—" => "—".to_owned(),
-        (_, "×" | "%" | "ms") => short(check.measured),
+    match check.unit.as_str() {
+        _ if is_unknown(check) => "—".to_owned(),
+        "×" | "%" | "ms" => short(check.measured),
         _ => format!("{:.0}", check.measured),
     }
+}
+
+/// It has a limit, and nobody could measure it.
+fn is_unknown(check: &crate::run::Check) -> bool {
+    check.grade == Grade::Information && check.limit != "—"
 }
 
 /// The figures in words.

@@ -48,7 +48,8 @@ const LONGEST: Duration = Duration::from_secs(300);
 /// So many times the requests that the verdict needs.
 const MARGIN: f64 = 1.05;
 
-/// Longest time that a standalone measurement takes: back to back, and at the rate of the run.
+/// Longest time of a task alone: back to back, and at the rate of the run where a verdict on its P99
+/// needs no longer.
 const SHORT: Duration = Duration::from_secs(10);
 const SHORT_AT_RATE: Duration = Duration::from_secs(30);
 
@@ -329,7 +330,7 @@ impl<'a> Experiment<'a> {
             return Ok(facts);
         }
 
-        let longer = SHORT_AT_RATE.min(self.duration / 3);
+        let longer = self.alone_for(&facts);
         let high = self.alone("standalone-high", high, longer, &mut measured)?;
         self.record_alone(&high, longer, &measured)?;
         self.alone.clone_from(&high.samples);
@@ -374,6 +375,18 @@ impl<'a> Experiment<'a> {
                 needed.as_secs()
             ));
         }
+    }
+
+    /// How long the high-priority task runs alone at its rate: until its P99 is known as well as that of
+    /// the phases, but no longer than all rounds of one.
+    fn alone_for(&self, facts: &RunFacts) -> Duration {
+        let short = SHORT_AT_RATE.min(self.duration / 3);
+        if self.options.common.quick {
+            return short;
+        }
+        let needed = (P99_REQUESTS as f64 * MARGIN / facts.rate_hz).min(LONGEST.as_secs_f64());
+        let most = short.max(self.duration * facts.rounds);
+        Duration::from_secs_f64(needed).clamp(short, most)
     }
 
     /// What the high-priority model reaches alone and back to back.
