@@ -18,7 +18,10 @@ pub const DEFAULT_POLICY: &str = "hpf";
 /// How long the daemon may take until it listens.
 const START_LIMIT: Duration = Duration::from_secs(15);
 
-/// How often the wait looks again.
+/// How long it may take until it has forgotten the queues of programs that have ended.
+const FORGET_LIMIT: Duration = Duration::from_secs(5);
+
+/// How often a wait looks again.
 const POLL: Duration = Duration::from_millis(10);
 
 /// A running daemon. Dropping it ends it and removes its directory.
@@ -83,6 +86,24 @@ impl Daemon {
     /// The processor time and memory that it has used so far; `None` if it is gone.
     pub fn usage(&self) -> Option<Usage> {
         Usage::of(self.process.id())
+    }
+
+    /// Queues that it still has though every program has ended, once it has had time to notice; `None`
+    /// if it does not say.
+    pub fn queues_left(&self, launcher: &Launcher) -> Option<usize> {
+        #[derive(serde::Deserialize)]
+        struct Answer {
+            queues: Vec<serde::de::IgnoredAny>,
+        }
+        let deadline = Instant::now() + FORGET_LIMIT;
+        loop {
+            let output = launcher.list_command(&self.socket).output().ok()?;
+            let answer: Answer = serde_json::from_slice(&output.stdout).ok()?;
+            if answer.queues.is_empty() || Instant::now() >= deadline {
+                return Some(answer.queues.len());
+            }
+            std::thread::sleep(10 * POLL);
+        }
     }
 
     /// Fails if the daemon has ended: nobody scheduled the rest of the phase, then.

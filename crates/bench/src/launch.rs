@@ -129,6 +129,15 @@ impl Launcher {
         command
     }
 
+    /// The command that asks the daemon on `socket` for its queues.
+    pub fn list_command(&self, socket: &Path) -> Command {
+        let mut command = self.command();
+        command.args(["list", "--json"]);
+        command.env(env::SOCKET.name, socket);
+        command.stdin(Stdio::null()).stderr(Stdio::null());
+        command
+    }
+
     /// Starts `command` in a process group of its own; standard error goes to `LOG_DIR/NAME.log`.
     pub fn spawn(&self, mut command: Command, name: &str) -> io::Result<Process> {
         std::fs::create_dir_all(&self.log_dir)?;

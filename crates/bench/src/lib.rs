@@ -13,7 +13,9 @@ pub mod show;
 
 pub(crate) mod clock;
 pub(crate) mod commands;
+pub mod criteria;
 pub mod daemon;
+pub(crate) mod hdr_log;
 pub mod interrupt;
 pub mod launch;
 pub(crate) mod peer;

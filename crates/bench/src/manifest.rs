@@ -1,5 +1,8 @@
-//! Where a run's figures come from: command, version, host, time. Written beside the results.
+//! Where a run's figures come from: command, version, host, time. Written beside the results. Records
+//! are published, so that no folder of the machine stands in them.
 
+use std::ffi::OsStr;
+use std::fmt;
 use std::path::Path;
 
 use jiff::Zoned;
@@ -10,9 +13,9 @@ use serde::{Deserialize, Serialize};
 pub struct Manifest {
     /// Name of the scenario.
     pub scenario: String,
-    /// The command line, word by word.
+    /// The command line, word by word; of absolute paths the last name.
     pub command: Vec<String>,
-    /// Version of xsched.
+    /// Version of xsched, and the commit that it was built from.
     pub version: String,
     /// Start of the run, with the time zone's offset.
     pub timestamp: String,
@@ -33,6 +36,12 @@ pub struct Host {
     pub memory_mib: u64,
     /// Release of the kernel.
     pub kernel: String,
+    /// Models of the GPUs that it has, as their driver calls them.
+    #[serde(default)]
+    pub accelerators: Vec<String>,
+    /// Version of that driver.
+    #[serde(default)]
+    pub driver: Option<String>,
 }
 
 impl Manifest {
@@ -42,12 +51,19 @@ impl Manifest {
             .map(|(name, value)| {
                 (
                     name.to_string_lossy().into_owned(),
-                    value.to_string_lossy().into_owned(),
+                    without_folders(&value.to_string_lossy()),
                 )
             })
             .filter(|(name, _)| name.starts_with("XSCHED_"))
             .collect();
         environment.sort();
+        let program = |word: &String| Path::new(word).file_name().map(OsStr::to_owned);
+        let mut command: Vec<String> = command.iter().map(|word| without_folders(word)).collect();
+        if let Some(word) = command.first_mut()
+            && let Some(name) = program(word)
+        {
+            *word = name.to_string_lossy().into_owned();
+        }
         Manifest {
             scenario: scenario.to_owned(),
             command,
@@ -68,6 +84,20 @@ impl Manifest {
     }
 }
 
+/// For people, one line.
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        for model in &self.accelerators {
+            write!(f, "{model}, ")?;
+        }
+        if let Some(driver) = &self.driver {
+            write!(f, "driver {driver}, ")?;
+        }
+        let (cpu, cores, kernel) = (&self.cpu_model, self.cores, &self.kernel);
+        write!(f, "{cpu}, {cores} cores, Linux {kernel}")
+    }
+}
+
 impl Host {
     fn read() -> Host {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -82,8 +112,62 @@ impl Host {
                 |_| "unknown".to_owned(),
                 |release| release.trim().to_owned(),
             ),
+            accelerators: accelerators(),
+            driver: driver(),
         }
     }
+}
+
+/// What the NVIDIA driver says of its GPUs.
+fn accelerators() -> Vec<String> {
+    let gpus = std::fs::read_dir("/proc/driver/nvidia/gpus");
+    let gpus = gpus.into_iter().flatten().flatten();
+    let model = |gpu: std::fs::DirEntry| field(gpu.path().join("information"), "Model");
+    let mut models: Vec<String> = gpus.filter_map(model).collect();
+    models.sort();
+    models
+}
+
+fn driver() -> Option<String> {
+    let version = field("/proc/driver/nvidia/version", "NVRM version");
+    let nvidia = version.and_then(|line| Some(format!("NVIDIA {}", version_in(&line)?)));
+    nvidia.or_else(|| {
+        let version = std::fs::read_to_string("/sys/module/amdgpu/version").ok()?;
+        Some(format!("amdgpu {}", version.trim()))
+    })
+}
+
+/// The first word with digits on both sides of a point.
+fn version_in(line: &str) -> Option<&str> {
+    line.split_whitespace().find(|word| {
+        let parts = word.split('.').collect::<Vec<_>>();
+        let number = |part: &&str| !part.is_empty() && part.bytes().all(|c| c.is_ascii_digit());
+        parts.len() > 1 && parts.iter().all(number)
+    })
+}
+
+/// Text in which of every absolute path only the last name is left.
+pub fn without_folders(text: &str) -> String {
+    const AROUND: &str = " \t\n=:,;\"'()<>";
+    let mut short = String::with_capacity(text.len());
+    let mut rest = text;
+    let mut before = ' ';
+    while let Some(next) = rest.chars().next() {
+        let end = rest.find(|c| AROUND.contains(c)).unwrap_or(rest.len());
+        // Not what stands behind `https:`.
+        if next == '/' && AROUND.contains(before) && !rest.starts_with("//") {
+            let name = rest[..end].trim_end_matches('/').rsplit('/').next();
+            short.push_str(name.unwrap_or_default());
+            rest = &rest[end..];
+            before = 'x';
+        } else {
+            let end = end.max(next.len_utf8());
+            short.push_str(&rest[..end]);
+            before = rest[..end].chars().next_back().unwrap_or(next);
+            rest = &rest[end..];
+        }
+    }
+    short
 }
 
 /// Now, to the second, with the time zone's offset.
@@ -131,5 +215,38 @@ mod tests {
         assert_ne!(manifest.host.kernel, "unknown");
         assert_eq!(manifest.command_line(), "xsched bench 'a b'");
         assert!(manifest.timestamp.parse::<jiff::Timestamp>().is_ok());
+    }
+
+    #[test]
+    fn no_folder_of_the_machine_stands_in_a_record() {
+        let words = |line: &str| line.split(' ').map(str::to_owned).collect();
+        let command = "../target/release/xsched bench custom /home/me/mine.toml --out=/tmp/a/b/ -q";
+        let manifest = Manifest::now("custom", words(command), "0.1.0");
+        let expect = "xsched bench custom mine.toml --out=b -q";
+        assert_eq!(manifest.command_line(), expect);
+        for (text, expect) in [
+            (
+                "theirs=/opt/x/run -n 3 {command}",
+                "theirs=run -n 3 {command}",
+            ),
+            ("log: /tmp/out/logs/high.log", "log: high.log"),
+            (
+                "a/b 3 images/s, \"/x/y\" ∕ /ü/é",
+                "a/b 3 images/s, \"y\" ∕ é",
+            ),
+            ("https://example.org/a", "https://example.org/a"),
+            ("/a:/b/c", "a:c"),
+            ("/", ""),
+        ] {
+            assert_eq!(without_folders(text), expect);
+        }
+    }
+
+    #[test]
+    fn a_drivers_version_is_found_in_its_line() {
+        let line =
+            "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.159.03  Release Build";
+        assert_eq!(version_in(line), Some("580.159.03"));
+        assert_eq!(version_in("none of 3 words. here"), None);
     }
 }

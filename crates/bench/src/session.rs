@@ -7,9 +7,11 @@ use serde::Serialize;
 
 use crate::Context;
 use crate::console::Console;
-use crate::daemon::{DEFAULT_POLICY, Daemon};
+use crate::daemon::Daemon;
+use crate::hdr_log;
 use crate::interrupt::Interrupt;
 use crate::launch::Launcher;
+use crate::manifest::without_folders;
 use crate::mix::peers::Peer;
 use crate::phase::{Failure, Limits, Measurement, PhaseFailure, Progress, run_phase};
 use crate::store::Store;
@@ -51,10 +53,13 @@ pub struct Session {
 pub struct Scheduled {
     /// Of each task.
     pub measured: Vec<Measurement>,
-    /// Processor time of the daemon since the tasks started, seconds.
-    pub daemon_cpu_s: Option<f64>,
-    /// Its resident memory, a look a second, KiB.
+    /// Processor time of the daemon and of the tasks' agents since the tasks started, seconds; `None`
+    /// where that of one of them is not known.
+    pub scheduler_cpu_s: Option<f64>,
+    /// Resident memory of the daemon, a look a second, KiB.
     pub memory_kib: Vec<u64>,
+    /// Queues that it still had when all programs had ended; `None` if it did not say.
+    pub queues_left: Option<usize>,
 }
 
 /// Why a run ends before its time.
@@ -120,19 +125,8 @@ impl Session {
         outcome.map_err(|failure| self.fail(name, failure))
     }
 
-    /// Runs tasks at once under a daemon of their own.
+    /// Runs tasks at once under a daemon of their own with this policy.
     pub fn scheduled(
-        &mut self,
-        name: &str,
-        tasks: Vec<TaskSpec>,
-        duration: Duration,
-    ) -> Result<Vec<Measurement>, Stop> {
-        let scheduled = self.under_policy(name, tasks, duration, DEFAULT_POLICY)?;
-        Ok(scheduled.measured)
-    }
-
-    /// The same with a policy, and what the daemon cost.
-    pub fn under_policy(
         &mut self,
         name: &str,
         tasks: Vec<TaskSpec>,
@@ -178,16 +172,25 @@ impl Session {
         Ok(())
     }
 
+    /// Writes the latencies of one round of a phase as an HDR log.
+    pub fn keep_log(&mut self, name: &str, measured: &[Measurement]) -> anyhow::Result<()> {
+        let name = log_file(name);
+        let log = hdr_log::interval_log(measured)?;
+        self.store.write_text(&name, &log)?;
+        self.note_file(&name);
+        Ok(())
+    }
+
     fn note_file(&mut self, name: &str) {
         if self.files.iter().all(|known| known != name) {
             self.files.push(name.to_owned());
         }
     }
 
-    /// Removes samples that an earlier run left of a phase.
+    /// Removes samples and log that an earlier run left of a phase.
     pub fn forget_samples(&self, phase: &str) -> anyhow::Result<()> {
         self.store
-            .forget(&[&samples_file(phase), &partial_file(phase)])
+            .forget(&[&samples_file(phase), &partial_file(phase), &log_file(phase)])
     }
 
     fn run(
@@ -264,12 +267,19 @@ impl Session {
             (Some(first), Some(last)) => Some(last.cpu_s - first.cpu_s),
             _ => None,
         };
+        let queues_left = outcome
+            .is_ok()
+            .then(|| daemon.queues_left(&self.launcher))
+            .flatten();
         // Without its daemon the phase is void, and whatever else went wrong followed from that.
         match (outcome, daemon.check()) {
             (outcome, Ok(())) => outcome.map(|measured| Scheduled {
+                scheduler_cpu_s: daemon_cpu_s
+                    .zip(agents_cpu_s(&measured))
+                    .map(|(a, b)| a + b),
                 measured,
-                daemon_cpu_s,
                 memory_kib,
+                queues_left,
             }),
             (Ok(partial), Err(cause)) => Err(PhaseFailure {
                 cause: Box::new(cause),
@@ -310,13 +320,21 @@ impl Session {
             }
             partial_samples = Some(name);
         }
+        // In the record a log is named as seen from there.
+        let folder = format!("{}/", self.store.dir().display());
         Stop::Phase(FailedPhase {
             phase: phase.to_owned(),
-            message,
+            message: without_folders(&message.replace(&folder, "")),
             partial_samples,
             interrupted: failure.is_interruption(),
         })
     }
+}
+
+/// Processor time of the agents of all tasks that were scheduled; `None` if one was not seen.
+fn agents_cpu_s(measured: &[Measurement]) -> Option<f64> {
+    let scheduled = measured.iter().filter(|task| task.level > 0);
+    scheduled.map(|task| task.agent_cpu_s).sum()
 }
 
 /// Name of the file with the trace of a round of a phase.
@@ -330,6 +348,11 @@ fn trace_file(phase: &str, round: usize) -> String {
 /// Name of the file with the raw samples of a phase.
 pub fn samples_file(phase: &str) -> String {
     format!("{phase}_samples.csv")
+}
+
+/// Name of the file with the HDR log of a round of a phase.
+fn log_file(round: &str) -> String {
+    format!("{round}.hlog")
 }
 
 /// Name of the file with the raw samples of a phase that was not finished.

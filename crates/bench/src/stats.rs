@@ -104,6 +104,13 @@ fn signed_ranks_outside(count: usize, confidence: f64) -> Option<usize> {
     outside
 }
 
+/// The middle one, or the mean of both; `None` of nothing.
+pub fn median(mut figures: Vec<f64>) -> Option<f64> {
+    figures.sort_by(f64::total_cmp);
+    let last = figures.len().checked_sub(1)?;
+    Some((figures[last / 2] + figures[last.div_ceil(2)]) / 2.0)
+}
+
 /// Where a percentile of the whole population lies, at [`CONFIDENCE`].
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Interval {

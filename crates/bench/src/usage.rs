@@ -2,8 +2,9 @@
 
 use rustix::process::Pid;
 
-/// Name of the thread that an agent has in its program.
-const AGENT_THREAD: &str = "xsched-agent";
+/// Names of the threads that scheduling has in a program: the agent's, and that of shims which open
+/// gates from the host.
+const AGENT_THREADS: [&str; 2] = ["xsched-agent", "xsched-gates"];
 
 /// Processor time and memory of a process.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -33,7 +34,7 @@ pub(crate) fn agent_cpu_s(pid: Pid) -> Option<f64> {
     std::fs::read_dir(threads)
         .ok()?
         .filter_map(|thread| std::fs::read_to_string(thread.ok()?.path().join("stat")).ok())
-        .filter(|stat| thread_name(stat) == Some(AGENT_THREAD))
+        .filter(|stat| thread_name(stat).is_some_and(|name| AGENT_THREADS.contains(&name)))
         .filter_map(|stat| cpu_s(&stat))
         .reduce(|sum, seconds| sum + seconds)
 }

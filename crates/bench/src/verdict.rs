@@ -1,10 +1,13 @@
-//! Judges a scheduled phase against its baseline: pure functions from results to a verdict and a
-//! reading.
+//! Judges a scheduled phase against its baseline: pure functions from results and samples to the
+//! criteria, a verdict and a reading.
 
 use serde::Serialize;
 
+use crate::criteria::{self, Completed, Limit, Verdict};
 use crate::results::{PhaseResult, RunFacts, StandaloneResult};
 use crate::rounds::RatioSpread;
+use crate::run::Check;
+use crate::stats::P99_REQUESTS;
 
 /// The scheduled P99 must stay below this share of the baseline's.
 pub const P99_LIMIT: f64 = 1.10;
@@ -12,42 +15,11 @@ pub const P99_LIMIT: f64 = 1.10;
 pub const RATE_LIMIT: f64 = 0.95;
 /// The low-priority throughput must exceed this share of the baseline's.
 pub const LOW_LIMIT: f64 = 0.30;
-/// Requests that a verdict on a P99 needs, in each phase.
-pub const MIN_REQUESTS: u64 = 100;
 
 /// From here on a P99 is "much worse" than the baseline's.
 const MUCH_WORSE: f64 = 1.5;
 /// From here on a throughput has "hardly changed".
 const HARDLY_CHANGED: f64 = 0.9;
-
-/// One criterion.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Grade {
-    /// Met.
-    Good,
-    /// Not met.
-    Poor,
-    /// Cannot be judged from so few requests.
-    NotEnoughRequests {
-        /// The smaller number of both phases.
-        requests: u64,
-        /// A `--duration` that gives enough, seconds.
-        run_seconds: u64,
-    },
-}
-
-/// The whole.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Overall {
-    /// Every criterion is met.
-    Pass,
-    /// A criterion is not met.
-    Fail,
-    /// None failed, one could not be judged.
-    NotEnoughRequests,
-}
 
 /// What the figures mean.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -75,6 +47,34 @@ pub struct UsefulWork {
     pub ratio: f64,
 }
 
+/// What is compared.
+#[derive(Debug, Clone, Copy)]
+pub struct Evidence<'a> {
+    /// Both tasks unscheduled.
+    pub baseline: &'a PhaseResult,
+    /// Both tasks scheduled.
+    pub scheduled: &'a PhaseResult,
+    /// The tasks alone.
+    pub standalone: Option<&'a StandaloneResult>,
+    /// Raw samples of the high-priority task alone, where it was measured.
+    pub alone: &'a [[f64; 3]],
+    /// Raw samples of all rounds, unscheduled.
+    pub before: &'a Samples,
+    /// Raw samples of all rounds, scheduled.
+    pub after: &'a Samples,
+    /// The criterion on what scheduling cost.
+    pub cost: &'a Check,
+}
+
+/// Raw samples of one phase, all rounds: those of [`crate::phase::Measurement::samples`].
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Samples {
+    /// Of the high-priority task, in the order of arrival.
+    pub high: Vec<[f64; 3]>,
+    /// Of all copies of the low-priority task, in the order of completion within each round.
+    pub low: Vec<[f64; 3]>,
+}
+
 /// A scheduled phase compared with its baseline.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Comparison {
@@ -89,44 +89,71 @@ pub struct Comparison {
     /// Present when the tasks were measured alone, too.
     pub useful_work: Option<UsefulWork>,
     /// P99 below [`P99_LIMIT`].
-    pub high_latency: Grade,
+    pub high_latency: Check,
     /// Rate at least [`RATE_LIMIT`].
-    pub high_throughput: Grade,
+    pub high_throughput: Check,
     /// Throughput above [`LOW_LIMIT`].
-    pub low_throughput: Grade,
+    pub low_throughput: Check,
+    /// What scheduling cost.
+    pub cost: Check,
     /// Why the two phases are not what they should be: a task ran unscheduled, or outputs differ.
     /// Empty is good.
     pub faults: Vec<String>,
     /// The whole.
-    pub overall: Overall,
+    pub verdict: Verdict,
     /// What it means.
     pub reading: Reading,
+    /// P99 ÷ that alone, for information.
+    pub high_p99_to_standalone: Option<Check>,
+}
+
+impl Comparison {
+    /// All criteria, as the record of the run has them, and what is worth knowing beside them.
+    pub fn checks(&self) -> Vec<Check> {
+        let (what, note) = (
+            "tasks unscheduled in a scheduled phase or the reverse, outputs that differ",
+            (!self.faults.is_empty()).then(|| self.faults.join("; ")),
+        );
+        let mut checks = vec![
+            self.high_latency.clone(),
+            self.high_throughput.clone(),
+            self.low_throughput.clone(),
+            criteria::none_of(what, self.faults.len(), "faults", note),
+            self.cost.clone(),
+        ];
+        checks.extend(self.high_p99_to_standalone.clone());
+        checks.extend(self.useful_work.map(|work| {
+            let what = "useful work (sum of throughput ÷ standalone) ÷ native";
+            criteria::information(None, what, work.ratio * 100.0, "%")
+        }));
+        checks
+    }
 }
 
 /// Compares.
-pub fn compare(
-    baseline: &PhaseResult,
-    scheduled: &PhaseResult,
-    standalone: Option<&StandaloneResult>,
-) -> Comparison {
-    let rate = scheduled.facts.rate_hz;
-    let high_p99_ratio =
-        scheduled.high_priority.latency_p99_ms / baseline.high_priority.latency_p99_ms;
-    let share_of_rate = scheduled.high_priority.throughput_rps / rate;
-    let low_ratio = scheduled.low_priority.throughput_ips / baseline.low_priority.throughput_ips;
-
-    let requests = baseline
-        .high_priority
-        .requests
-        .min(scheduled.high_priority.requests);
-    let high_latency = judge_latency(high_p99_ratio, requests, &scheduled.facts);
-    let high_throughput = judge(share_of_rate >= RATE_LIMIT);
-    let low_throughput = judge(low_ratio > LOW_LIMIT);
+pub fn compare(evidence: &Evidence) -> Comparison {
+    let Evidence {
+        baseline,
+        scheduled,
+        standalone,
+        ..
+    } = *evidence;
+    let high_latency = high_latency(evidence);
+    let low_throughput = low_throughput(evidence);
+    let share_of_rate = scheduled.high_priority.throughput_rps / scheduled.facts.rate_hz;
+    let limit = Limit::AtLeast(RATE_LIMIT * 100.0);
+    let high = Some(scheduled.high_priority.task.as_str());
+    let high_throughput = criteria::judged(
+        criteria::open(high, "throughput ÷ rate asked for", limit.text(0), "%"),
+        share_of_rate * 100.0,
+        None,
+        limit,
+    );
     let unscheduled =
         scheduled.high_priority.worker.level == 0 || scheduled.low_priority.worker.level == 0;
-    let faults = faults(baseline, scheduled, standalone);
-    Comparison {
-        high_p99_ratio,
+    let (p99_ratio, low_ratio) = (high_latency.measured, low_throughput.measured / 100.0);
+    let mut comparison = Comparison {
+        high_p99_ratio: p99_ratio,
         high_throughput_share_of_rate: share_of_rate,
         low_throughput_ratio: low_ratio,
         spread: RatioSpread::of(&baseline.by_round, &scheduled.by_round),
@@ -134,47 +161,88 @@ pub fn compare(
         high_latency,
         high_throughput,
         low_throughput,
-        overall: overall(
-            &[high_latency, high_throughput, low_throughput],
-            faults.is_empty(),
-        ),
-        faults,
+        cost: evidence.cost.clone(),
+        faults: faults(baseline, scheduled, standalone),
+        verdict: Verdict::Measured,
         reading: if unscheduled {
             Reading::NotInEffect
         } else {
-            read(high_p99_ratio, low_ratio)
+            read(p99_ratio, low_ratio)
         },
-    }
+        high_p99_to_standalone: standalone.map(|alone| {
+            let p99 = |latency: &crate::results::HighResult| latency.latency_p99_ms;
+            let ratio = p99(&scheduled.high_priority) / p99(&alone.high_priority);
+            let seed = scheduled.facts.seed.wrapping_add(4);
+            let interval = p99_ratio_of(&evidence.after.high, evidence.alone, seed);
+            Check {
+                interval: interval.map(|(_, interval)| interval),
+                ..criteria::information(high, "P99 ÷ standalone", ratio, "×")
+            }
+        }),
+    };
+    comparison.verdict = Verdict::of(&comparison.checks(), true);
+    comparison
 }
 
 /// Rounds of this many seconds each have enough requests together for a verdict on the P99.
 pub fn seconds_needed(facts: &RunFacts) -> u64 {
-    (MIN_REQUESTS as f64 / facts.rate_hz / f64::from(facts.rounds)).ceil() as u64
+    (P99_REQUESTS as f64 / facts.rate_hz / f64::from(facts.rounds)).ceil() as u64
 }
 
-fn judge(met: bool) -> Grade {
-    if met { Grade::Good } else { Grade::Poor }
-}
-
-fn judge_latency(p99_ratio: f64, requests: u64, facts: &RunFacts) -> Grade {
-    if requests < MIN_REQUESTS {
-        let run_seconds = seconds_needed(facts);
-        return Grade::NotEnoughRequests {
-            requests,
-            run_seconds,
-        };
+fn high_latency(evidence: &Evidence) -> Check {
+    let (before, after) = (
+        &evidence.baseline.high_priority,
+        &evidence.scheduled.high_priority,
+    );
+    let facts = &evidence.scheduled.facts;
+    let limit = Limit::Below(P99_LIMIT);
+    let check = criteria::open(Some(&after.task), "P99 ÷ native", limit.text(2), "×");
+    let ratio = after.latency_p99_ms / before.latency_p99_ms;
+    match p99_ratio_of(&evidence.after.high, &evidence.before.high, facts.seed) {
+        Some((_, interval)) => criteria::judged(check, ratio, Some(interval), limit),
+        None => Check {
+            measured: ratio,
+            note: Some(format!(
+                "{} requests a phase, {}",
+                before.requests.min(after.requests),
+                criteria::needs(&format!("--duration {}", seconds_needed(facts)))
+            )),
+            ..check
+        },
     }
-    judge(p99_ratio < P99_LIMIT)
 }
 
-fn overall(grades: &[Grade], sound: bool) -> Overall {
-    if !sound || grades.contains(&Grade::Poor) {
-        Overall::Fail
-    } else if grades.iter().all(|grade| *grade == Grade::Good) {
-        Overall::Pass
-    } else {
-        Overall::NotEnoughRequests
-    }
+fn p99_ratio_of(
+    samples: &[[f64; 3]],
+    reference: &[[f64; 3]],
+    seed: u64,
+) -> Option<(f64, crate::stats::Interval)> {
+    let latencies = |samples: &[[f64; 3]]| -> Vec<f64> {
+        samples.iter().map(|[_, _, latency]| *latency).collect()
+    };
+    criteria::p99_ratio(&latencies(samples), &latencies(reference), seed)
+}
+
+fn low_throughput(evidence: &Evidence) -> Check {
+    let (before, after) = (
+        &evidence.baseline.low_priority,
+        &evidence.scheduled.low_priority,
+    );
+    let limit = Limit::Above(LOW_LIMIT * 100.0);
+    let (task, what) = match after.copies_throughput_ips.len() {
+        1 => (Some(after.task.as_str()), "throughput ÷ native".to_owned()),
+        copies => (
+            None,
+            format!("throughput of {copies} × {} together ÷ native", after.task),
+        ),
+    };
+    criteria::throughput(
+        criteria::open(task, &what, limit.text(0), "%"),
+        &Completed::new(after.throughput_ips, &evidence.after.low),
+        &Completed::new(before.throughput_ips, &evidence.before.low),
+        limit,
+        evidence.scheduled.facts.seed.wrapping_add(2),
+    )
 }
 
 fn read(p99_ratio: f64, low_ratio: f64) -> Reading {
@@ -257,14 +325,65 @@ fn faults(
     faults
 }
 
+/// Samples with fixed figures, for the tests of everything that is built on a comparison.
+#[cfg(test)]
+pub(crate) mod examples {
+    use super::*;
+    use crate::results::examples::{baseline, scheduled, standalone};
+
+    /// Of a result: every request takes as long as its P99.
+    pub(crate) fn samples(of: &PhaseResult) -> Samples {
+        let row = |count: u64, gap_ms: f64, latency_ms: f64| {
+            let arrivals = (0..count).map(|i| i as f64 * gap_ms);
+            arrivals.map(|at| [at, at, latency_ms]).collect()
+        };
+        let (high, low) = (&of.high_priority, &of.low_priority);
+        let gap_ms = 1e3 / low.throughput_ips;
+        Samples {
+            high: row(high.requests, 100.0, high.latency_p99_ms),
+            low: row(low.iterations, gap_ms, gap_ms),
+        }
+    }
+
+    pub(crate) fn cost(percent: f64) -> Check {
+        let limit = Limit::AtMost(criteria::COST_LIMIT);
+        let check = criteria::open(None, criteria::COST, limit.text(0), "%");
+        criteria::judged(check, percent, None, limit)
+    }
+
+    /// Compares results with samples to match; scheduling has cost 1 % of a core.
+    pub(crate) fn compare(
+        baseline: &PhaseResult,
+        scheduled: &PhaseResult,
+        standalone: Option<&StandaloneResult>,
+    ) -> Comparison {
+        super::compare(&Evidence {
+            baseline,
+            scheduled,
+            standalone,
+            alone: &[],
+            before: &samples(baseline),
+            after: &samples(scheduled),
+            cost: &cost(1.0),
+        })
+    }
+
+    /// The document's example.
+    pub(crate) fn document() -> Comparison {
+        compare(&baseline(), &scheduled(), Some(&standalone()))
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use super::examples::{compare, cost, samples};
     use super::*;
     use crate::results::examples;
+    use crate::run::Grade;
 
-    /// Verdict for a P99 ratio, a share of the rate, a share of the low throughput, and a number of
+    /// Two phases with a P99 ratio, a share of the rate, a share of the low throughput, and a number of
     /// requests.
-    fn check(p99: f64, rate: f64, low: f64, requests: u64) -> Comparison {
+    fn phases(p99: f64, rate: f64, low: f64, requests: u64) -> (PhaseResult, PhaseResult) {
         let mut baseline = examples::baseline();
         baseline.high_priority.latency_p99_ms = 100.0;
         baseline.low_priority.throughput_ips = 20.0;
@@ -273,39 +392,88 @@ mod tests {
         scheduled.high_priority.throughput_rps = 10.0 * rate;
         scheduled.high_priority.requests = requests;
         scheduled.low_priority.throughput_ips = 20.0 * low;
+        (baseline, scheduled)
+    }
+
+    fn check(p99: f64, rate: f64, low: f64, requests: u64) -> Comparison {
+        let (baseline, scheduled) = phases(p99, rate, low, requests);
         compare(&baseline, &scheduled, None)
     }
 
     #[test]
     fn the_limits_are_the_documents() {
-        assert_eq!(check(1.09, 0.95, 0.31, 600).overall, Overall::Pass);
-        assert_eq!(check(1.10, 0.95, 0.31, 600).high_latency, Grade::Poor);
-        assert_eq!(check(1.10, 0.95, 0.31, 600).overall, Overall::Fail);
-        assert_eq!(check(1.09, 0.94, 0.31, 600).high_throughput, Grade::Poor);
-        assert_eq!(check(1.09, 0.94, 0.31, 600).overall, Overall::Fail);
-        assert_eq!(check(1.09, 0.95, 0.30, 600).low_throughput, Grade::Poor);
-        assert_eq!(check(1.09, 0.95, 0.30, 600).overall, Overall::Fail);
+        let fails = |comparison: Comparison| {
+            assert_eq!(comparison.verdict, Verdict::Fail);
+            comparison
+        };
+        assert_eq!(check(1.09, 0.95, 0.31, 600).verdict, Verdict::Pass);
+        let comparison = fails(check(1.10, 0.95, 0.31, 600));
+        assert_eq!(comparison.high_latency.grade, Grade::Missed);
+        let comparison = fails(check(1.09, 0.94, 0.31, 600));
+        assert_eq!(comparison.high_throughput.grade, Grade::Missed);
+        let comparison = fails(check(1.09, 0.95, 0.30, 600));
+        assert_eq!(comparison.low_throughput.grade, Grade::Missed);
     }
 
     #[test]
     fn few_requests_are_no_pass() {
-        let few = check(0.5, 1.0, 0.8, 99);
-        assert_eq!(
-            few.high_latency,
-            Grade::NotEnoughRequests {
-                requests: 99,
-                run_seconds: 10
-            }
-        );
-        assert_eq!(few.overall, Overall::NotEnoughRequests);
+        let few = check(0.5, 1.0, 0.8, 367);
+        assert_eq!(few.high_latency.grade, Grade::NotEnoughRequests);
+        let says =
+            "367 requests a phase, a P99 verdict needs 368 requests: --duration 37 or longer";
+        assert_eq!(few.high_latency.note.as_deref(), Some(says));
+        assert_eq!(few.verdict, Verdict::NotEnoughRequests);
         let three = RunFacts {
             rounds: 3,
             ..examples::facts()
         };
-        assert_eq!(seconds_needed(&three), 4);
-        assert_eq!(check(0.5, 1.0, 0.8, 100).overall, Overall::Pass);
+        assert_eq!(seconds_needed(&three), 13);
+        assert_eq!(check(0.5, 1.0, 0.8, 368).verdict, Verdict::Pass);
         // What can be judged still fails.
-        assert_eq!(check(0.5, 1.0, 0.1, 99).overall, Overall::Fail);
+        assert_eq!(check(0.5, 1.0, 0.1, 367).verdict, Verdict::Fail);
+    }
+
+    #[test]
+    fn an_interval_that_reaches_over_the_limit_is_no_win() {
+        let (baseline, scheduled) = phases(1.05, 1.0, 0.5, 600);
+        let (before, mut after) = (samples(&baseline), samples(&scheduled));
+        // The slowest ones, of which another run might have as many as make its P99.
+        for sample in after.high.iter_mut().step_by(120) {
+            sample[2] = 130.0;
+        }
+        let comparison = super::compare(&Evidence {
+            baseline: &baseline,
+            scheduled: &scheduled,
+            standalone: None,
+            alone: &[],
+            before: &before,
+            after: &after,
+            cost: &cost(1.0),
+        });
+        assert_eq!(comparison.high_latency.grade, Grade::NotDistinguishable);
+        assert_eq!(comparison.verdict, Verdict::NotDistinguishable);
+        // Whatever shows the run shows this verdict.
+        assert_eq!(Verdict::of(&comparison.checks(), true), comparison.verdict);
+    }
+
+    #[test]
+    fn scheduling_that_costs_too_much_is_no_pass() {
+        let (baseline, scheduled) = phases(0.5, 1.0, 0.8, 600);
+        let (before, after) = (samples(&baseline), samples(&scheduled));
+        let check = |percent, expect| {
+            let comparison = super::compare(&Evidence {
+                baseline: &baseline,
+                scheduled: &scheduled,
+                standalone: None,
+                alone: &[],
+                before: &before,
+                after: &after,
+                cost: &cost(percent),
+            });
+            assert_eq!(comparison.verdict, expect, "{percent}");
+        };
+        check(3.0, Verdict::Pass);
+        check(3.1, Verdict::Fail);
     }
 
     #[test]
@@ -325,8 +493,8 @@ mod tests {
         scheduled.low_priority.worker.level = 0;
         let comparison = compare(&examples::baseline(), &scheduled, None);
         assert_eq!(
-            (comparison.overall, comparison.reading),
-            (Overall::Fail, Reading::NotInEffect)
+            (comparison.verdict, comparison.reading),
+            (Verdict::Fail, Reading::NotInEffect)
         );
         assert!(comparison.faults[0].contains("resnet50-low"));
 
@@ -334,7 +502,7 @@ mod tests {
         // In one of several rounds.
         baseline.high_priority.worker.highest_level = 3;
         let comparison = compare(&baseline, &examples::scheduled(), None);
-        assert_eq!(comparison.overall, Overall::Fail);
+        assert_eq!(comparison.verdict, Verdict::Fail);
         assert!(comparison.faults[0].contains("resnet18-high"));
     }
 
@@ -342,14 +510,14 @@ mod tests {
     fn outputs_must_not_differ() {
         let alone = examples::standalone();
         assert_eq!(
-            compare(&examples::baseline(), &examples::scheduled(), Some(&alone)).overall,
-            Overall::Pass
+            compare(&examples::baseline(), &examples::scheduled(), Some(&alone)).verdict,
+            Verdict::Pass
         );
         let check = |spoil: fn(&mut PhaseResult)| {
             let mut scheduled = examples::scheduled();
             spoil(&mut scheduled);
             let comparison = compare(&examples::baseline(), &scheduled, Some(&alone));
-            assert_eq!(comparison.overall, Overall::Fail);
+            assert_eq!(comparison.verdict, Verdict::Fail);
             assert_eq!(comparison.faults.len(), 1);
         };
         check(|phase| phase.high_priority.worker.outputs_equal = false);

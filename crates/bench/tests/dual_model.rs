@@ -11,14 +11,27 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use support::Bench;
-use xsched_bench::report::RunReport;
-use xsched_bench::report::figures::Verdict;
+use xsched_bench::criteria::{COST, Verdict};
+use xsched_bench::report::{RunReport, summary};
 use xsched_bench::run::{Grade, Run};
 use xsched_bench::stats::Interval;
 
-const STANDALONE_FILES: [&str; 2] = ["standalone_result.json", "standalone_samples.csv"];
-const BASELINE_FILES: [&str; 2] = ["baseline_result.json", "baseline_samples.csv"];
-const SCHEDULED_FILES: [&str; 2] = ["scheduled_samples.csv", "xsched_result.json"];
+const STANDALONE_FILES: [&str; 4] = [
+    "standalone-high.hlog",
+    "standalone-low.hlog",
+    "standalone_result.json",
+    "standalone_samples.csv",
+];
+const BASELINE_FILES: [&str; 3] = [
+    "baseline-1.hlog",
+    "baseline_result.json",
+    "baseline_samples.csv",
+];
+const SCHEDULED_FILES: [&str; 3] = [
+    "scheduled-1.hlog",
+    "scheduled_samples.csv",
+    "xsched_result.json",
+];
 const ALWAYS: [&str; 4] = [
     "manifest.json",
     "phase4_dual_model_report.md",
@@ -102,7 +115,24 @@ fn a_whole_run_passes_and_writes_everything() {
             .count(),
         600
     );
-    assert_eq!(bench.json("manifest.json")["version"], "0.0.0-test");
+    let manifest = bench.json("manifest.json");
+    assert_eq!(manifest["version"], "0.0.0-test");
+    // Records are published: the folders of this machine stay out of them.
+    let command = serde_json::json!([
+        "bench",
+        "dual-model",
+        "--out",
+        "out",
+        "--rate",
+        "10",
+        "--output",
+        "long_test.json"
+    ]);
+    assert_eq!(manifest["command"], command);
+    let folder = bench.root().to_str().unwrap();
+    for file in ["run.json", "manifest.json", "phase4_dual_model_report.md"] {
+        assert!(!bench.text(file).contains(folder), "{file}");
+    }
 
     let record = Run::read(&bench.out()).unwrap();
     let names = |names: &[&str]| {
@@ -182,7 +212,7 @@ fn on_the_cpu_the_rate_follows_from_the_measured_peak() {
 #[test]
 fn rounds_alternate_and_copies_add_up() {
     let bench = Bench::new("");
-    let options = "--device cuda --duration 4 --rounds 3 --low-copies 2";
+    let options = "--device cuda --duration 13 --rounds 3 --low-copies 2";
     let ended = bench.run(&options.split(' ').collect::<Vec<_>>());
     assert_eq!(ended.code, ExitCode::SUCCESS, "{}", ended.stdout);
     let stages: Vec<&str> = ended
@@ -193,11 +223,11 @@ fn rounds_alternate_and_copies_add_up() {
     assert_eq!(stages.len(), 6);
     assert_eq!(
         stages[0],
-        "[2/5] baseline: 4 s, all 3 tasks unscheduled (round 1 of 3)"
+        "[2/5] baseline: 13 s, all 3 tasks unscheduled (round 1 of 3)"
     );
     assert_eq!(
         stages[5],
-        "[3/5] scheduled: 4 s, all 3 tasks under XSched (round 3 of 3)"
+        "[3/5] scheduled: 13 s, all 3 tasks under XSched (round 3 of 3)"
     );
     assert!(
         ended.stdout.contains("Spread over 3 rounds"),
@@ -206,15 +236,15 @@ fn rounds_alternate_and_copies_add_up() {
     );
 
     let scheduled = bench.json("xsched_result.json");
-    // The document's defaults: 10 requests/s, batch 8. 40 requests a round are enough together.
-    assert_eq!(scheduled["high_priority"]["requests"], 120);
+    // The document's defaults: 10 requests/s, batch 8. 130 requests a round are enough together.
+    assert_eq!(scheduled["high_priority"]["requests"], 390);
     assert_eq!(scheduled["rate_hz"], 10.0);
     assert_eq!(scheduled["low_priority"]["task"], "resnet50-low");
     assert_eq!(scheduled["low_priority"]["batch"], 8);
     assert_eq!(scheduled["low_priority"]["throughput_ips"], 100.0);
     assert_eq!(scheduled["low_priority"]["images_per_sec"], 800.0);
     assert_eq!(scheduled["by_round"].as_array().unwrap().len(), 3);
-    assert_eq!(scheduled["by_round"][2]["high_requests"], 40);
+    assert_eq!(scheduled["by_round"][2]["high_requests"], 130);
     assert_eq!(scheduled["spread"]["low_throughput_ips"]["max"], 100.0);
     let samples = bench.text("scheduled_samples.csv");
     let of = |start: &str, end: &str| {
@@ -225,18 +255,18 @@ fn rounds_alternate_and_copies_add_up() {
     };
     assert_eq!(
         (of("resnet18-high,", ",1"), of("resnet18-high,", ",3")),
-        (40, 40)
+        (130, 130)
     );
     assert_eq!(
         (of("resnet50-low-1,", ""), of("resnet50-low-2,", "")),
-        (600, 600)
+        (1950, 1950)
     );
     // The record knows which samples are of which round, and judges the copies together.
     let report = RunReport::read(&bench.out()).unwrap();
     assert_eq!(report.problems, Vec::<String>::new());
     assert_eq!(report.run.phases.len(), 2 + 2 * 3);
     let high = report.figure("resnet18-high", "xsched").unwrap();
-    assert_eq!((high.completed, high.by_round.len()), (120, 3));
+    assert_eq!((high.completed, high.by_round.len()), (390, 3));
     let copies = report
         .run
         .checks
@@ -340,11 +370,66 @@ fn few_requests_are_said_before_and_after_and_do_not_pass() {
     assert!(
         ended
             .stderr
-            .contains("has 50 requests; a P99 verdict needs 100: --duration 10 or longer")
+            .contains("has 50 requests; a P99 verdict needs 368 requests: --duration 37 or longer")
     );
     assert!(ended.stderr.contains("Overall: NOT ENOUGH REQUESTS"));
     let document: serde_json::Value = serde_json::from_str(&ended.stdout).unwrap();
     assert_eq!(document["verdict"], "not_enough_requests");
+
+    // Unless that is asked for: a quick run is not held to what it cannot know.
+    let quick = ["--rate", "10", "--duration", "5", "--quick"];
+    assert_eq!(bench.run(&quick).code, ExitCode::SUCCESS);
+}
+
+#[test]
+fn a_phase_is_as_long_as_the_verdict_needs_unless_its_length_is_asked_for() {
+    let bench = Bench::new("");
+    let ended = bench.run(&["--rate", "5"]);
+    assert_eq!(ended.code, ExitCode::SUCCESS, "{}", ended.stdout);
+    let says = "Phases of 78 s, as the verdict on the P99 needs 368 requests.";
+    assert!(ended.stdout.contains(says), "{}", ended.stdout);
+    assert_eq!(bench.json("baseline_result.json")["duration"], 78.0);
+}
+
+/// One verdict, from the criteria in the record, in every form: also where an interval reaches over its
+/// limit, which is no win.
+#[test]
+fn every_form_of_a_run_gives_the_same_verdict() {
+    for (behaviour, rate, verdict, text) in [
+        ("", "10", "pass", "PASS"),
+        ("", "1", "not_enough_requests", "NOT ENOUGH REQUESTS"),
+        (
+            "scheduled/resnet18-high=uncertain",
+            "10",
+            "not_distinguishable",
+            "NOT DISTINGUISHABLE",
+        ),
+        ("scheduled/resnet50-low=unscheduled", "10", "fail", "FAIL"),
+    ] {
+        let bench = Bench::new(behaviour);
+        let ended = bench.run(&["--rate", rate, "--duration", "60", "--json"]);
+        assert_eq!(ended.code == ExitCode::SUCCESS, verdict == "pass");
+        let said = format!("Overall: {text}\n");
+        assert!(ended.stderr.contains(&said), "{}", ended.stderr);
+        let document: serde_json::Value = serde_json::from_str(&ended.stdout).unwrap();
+        assert_eq!(document["verdict"], verdict);
+        let report = bench.text("phase4_dual_model_report.md");
+        assert!(report.contains(&format!("**Result: {text}**")), "{report}");
+
+        let report = RunReport::read(&bench.out()).unwrap();
+        assert_eq!(report.verdict.text(), text);
+        let shown = summary::document(&report).unwrap();
+        assert_eq!(shown["verdict"], verdict);
+        assert!(summary::text(&report).contains(&format!("Overall: {text}. ")));
+        assert!(summary::markdown(&report).contains(&format!("**{text}**")));
+        let page = bench.text("report.html");
+        assert!(page.contains(&format!(" {text}</strong>")), "{text}");
+        // The same criteria, by the same words.
+        for check in &report.run.checks {
+            assert!(page.contains(&check.what), "{}", check.what);
+        }
+        assert!(report.run.checks.iter().any(|check| check.what == COST));
+    }
 }
 
 #[test]
@@ -432,6 +517,9 @@ fn a_hung_worker_is_ended_and_what_was_measured_is_kept() {
     );
     assert!(bench.text(partial[0]).contains("resnet18-high,"));
     assert!(!bench.text(partial[0]).contains("resnet50-low,"));
+    let failure = &bench.json("run.json")["failure"]["message"];
+    let says = "it was ended; log: logs/scheduled-resnet50-low.log";
+    assert!(failure.as_str().unwrap().ends_with(says), "{failure}");
     let report = bench.text("phase4_dual_model_report.md");
     assert!(
         report.contains("INCOMPLETE") && report.contains("Without a result: scheduled"),
@@ -514,7 +602,7 @@ fn out_of_memory_suggests_a_smaller_batch() {
             "smaller batch, for example --low-batch 4",
         ],
         // The first of the two tasks was measured alone.
-        &[&STANDALONE_FILES[1..]],
+        &[&["standalone-high.hlog", "standalone_samples.csv"]],
     );
 }
 

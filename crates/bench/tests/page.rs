@@ -45,7 +45,8 @@ const CONTRAST: &str = r#"(() => {
       .map((part) => (part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4));
     return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2];
   };
-  const ground = luminance(getComputedStyle(document.body).backgroundColor);
+  const ground = luminance(document.body
+    ? getComputedStyle(document.body).backgroundColor : getComputedStyle(document.querySelector("svg > rect")).fill);
   const of = (color) => {
     const [high, low] = [luminance(color), ground].sort((a, b) => b - a);
     return (high + 0.05) / (low + 0.05);
@@ -73,6 +74,59 @@ fn the_page_is_drawn_in_a_browser_without_a_complaint() {
     std::fs::remove_file(bench.out().join("standalone_samples.csv")).unwrap();
     xsched_bench::report::html::write(&bench.out()).unwrap();
     look_at(&program, &bench.out().join("report.html"), "incomplete");
+}
+
+/// The drawing that other pages include stands by itself: legible on either ground, its curves told apart
+/// without colours, and units on its axes.
+#[test]
+fn the_figure_of_a_run_is_drawn_as_an_image() {
+    let Some(program) = chromium::installed() else {
+        eprintln!("skipped: no Chromium (cargo xtask setup installs it)");
+        return;
+    };
+    let bench = Bench::new("");
+    bench.run(&["--rate", "10", "--duration", "60"]);
+    let report = xsched_bench::report::RunReport::read(&bench.out()).unwrap();
+    let image = bench.out().join("figure.svg");
+    std::fs::write(&image, xsched_bench::report::html::figure(&report).unwrap()).unwrap();
+    let mut chromium = Chromium::start(&program);
+    chromium.open(&image);
+    chromium.set_width(1100);
+    assert_eq!(chromium.evaluate(FAULTS), serde_json::json!([]));
+    let dashes = "[...document.querySelectorAll('.curve')].map((curve) => getComputedStyle(curve).strokeDasharray)";
+    let dashes: Vec<String> = serde_json::from_value(chromium.evaluate(dashes)).unwrap();
+    let mut different = dashes[..3].to_vec();
+    different.sort();
+    different.dedup();
+    assert_eq!(different.len(), 3, "{dashes:?}");
+    let texts = "[...document.querySelectorAll('text')].map((text) => text.textContent).join()";
+    let texts = chromium.evaluate(texts);
+    assert!(
+        texts
+            .as_str()
+            .is_some_and(|texts| texts.contains("latency, ms"))
+    );
+    let size = "[document.documentElement.width.baseVal.value, document.documentElement.height.baseVal.value]";
+    let size: Vec<f64> = serde_json::from_value(chromium.evaluate(size)).unwrap();
+    assert!(size[0] > 500.0 && size[1] > 200.0, "{size:?}");
+    for scheme in ["light", "dark"] {
+        chromium.set_media(scheme, "screen");
+        let contrast = chromium.evaluate(CONTRAST).as_f64().unwrap();
+        assert!(contrast >= 4.5, "{scheme}: contrast {contrast}");
+        keep_picture(&mut chromium, &format!("figure-{scheme}"));
+    }
+    assert_eq!(chromium.complaints, Vec::<String>::new());
+    assert_eq!(chromium.requests, Vec::<String>::new());
+}
+
+/// Where somebody wants to look at it.
+fn keep_picture(chromium: &mut Chromium, name: &str) {
+    let picture = chromium.picture();
+    assert!(picture.len() > 10_000);
+    if let Some(folder) = std::env::var_os("REPORT_PICTURES") {
+        let file = std::path::Path::new(&folder).join(format!("{name}.png.base64"));
+        std::fs::write(file, picture).unwrap();
+    }
 }
 
 fn look_at(program: &std::path::Path, page: &std::path::Path, name: &str) {
@@ -115,13 +169,7 @@ fn look_at(program: &std::path::Path, page: &std::path::Path, name: &str) {
             contrast >= 4.5,
             "{name}, {scheme} {media}: contrast {contrast}"
         );
-        let picture = chromium.picture();
-        assert!(picture.len() > 10_000);
-        if let Some(folder) = std::env::var_os("REPORT_PICTURES") {
-            let file =
-                std::path::Path::new(&folder).join(format!("{name}-{scheme}-{media}.png.base64"));
-            std::fs::write(file, picture).unwrap();
-        }
+        keep_picture(&mut chromium, &format!("{name}-{scheme}-{media}"));
     }
     assert_eq!(chromium.complaints, Vec::<String>::new());
     assert_eq!(chromium.requests, Vec::<String>::new());

@@ -129,6 +129,37 @@ fn a_run_that_was_killed_between_any_phases_is_shown() {
     }
 }
 
+/// Mixes of tasks and threads of one process as well.
+#[test]
+fn whatever_was_killed_is_shown() {
+    for (behaviour, words, at_least) in [
+        ("scheduled/batch=hang", "bench soak --duration 1s", 2),
+        (
+            "",
+            "bench systematic --tasks 2 --commands 2 --rounds 100",
+            3,
+        ),
+    ] {
+        let place = Place::new();
+        let mut harness = place
+            .command(behaviour, &format!("{words} --out out"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let out = place.path("out");
+        until("some phases are recorded", || {
+            phases(&out).is_some_and(|phases| phases >= at_least)
+        });
+        harness.kill().unwrap();
+        harness.wait().unwrap();
+        let shown = place.check("bench show out", 0);
+        assert!(shown.contains("Overall: INCOMPLETE"), "{shown}");
+        let rows = shown.lines().filter(|line| line.contains("lone ")).count();
+        assert!(rows > 0, "{shown}");
+    }
+}
+
 #[test]
 fn what_a_folder_lost_is_said_and_the_rest_is_shown() {
     let place = Place::new();
@@ -196,7 +227,7 @@ fn a_run_is_printed_in_every_form_and_compared_with_another() {
         ("json", "\"verdict\": \"pass\""),
         ("csv", "resnet18-high,xsched,600,600,0,3,20.0000,"),
         ("html", "<!DOCTYPE html>"),
-        ("svg", "<svg id=\"distribution-0\""),
+        ("svg", " id=\"distribution-0\""),
         ("table", "| Task | Contender |"),
     ] {
         let text = place.check(&format!("bench show a --format {format}"), 0);

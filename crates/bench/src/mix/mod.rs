@@ -1,15 +1,14 @@
 //! Scenarios as data: tasks of any kind at once, what they must reach, and how that is measured.
 //!
 //! A [`Mix`] is read from a user's file ([`file`]) or made by a built-in scenario; `runner` measures it
-//! standalone, then in rounds under every way of scheduling ([`peers`]); `judge` compares; `show`
-//! writes it down. A reader of the results needs the record in `run.json` only ([`mod@crate::run`]).
+//! standalone, then in rounds under every way of scheduling ([`peers`]); `judge` compares. A
+//! reader of the results needs the record in `run.json` only ([`mod@crate::run`]).
 
 mod file;
 mod judge;
 pub(crate) mod options;
 pub mod peers;
 mod runner;
-mod show;
 
 use std::time::Duration;
 
@@ -21,7 +20,6 @@ use crate::worker::{COMMAND, Device};
 
 pub use file::BadScenario;
 pub(crate) use runner::run;
-pub use show::{csv, markdown, table};
 
 /// A scenario: tasks that share a device.
 #[derive(Debug, Clone, PartialEq, Deserialize)]

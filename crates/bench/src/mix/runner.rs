@@ -9,12 +9,12 @@ use std::time::Duration;
 use super::judge::{Evidence, Samples};
 use super::options::MixOptions;
 use super::peers::Peer;
-use super::{Arrival, Mix, Task, show};
+use super::{Arrival, Mix, Task};
 use crate::console::Console;
-use crate::manifest::{Manifest, stamp, timestamp};
+use crate::manifest::{Manifest, stamp, timestamp, without_folders};
 use crate::phase::{Failure, Measurement};
-use crate::report::html;
-use crate::run::{self, Contender, Grade, Kind, Phase, Run, TaskResult};
+use crate::report::{RunReport, html, summary};
+use crate::run::{self, Contender, Kind, Phase, Run, TaskResult};
 use crate::session::{Scheduled, Session, Settings, Stop, samples_file};
 use crate::stats::{P99_REQUESTS, summarize};
 use crate::store::{Store, json_text};
@@ -67,6 +67,7 @@ struct Runner {
     peers: Vec<Box<dyn Peer>>,
     samples: Samples,
     memory: Vec<u64>,
+    queues_left: Vec<Option<usize>>,
 }
 
 impl Runner {
@@ -129,6 +130,7 @@ impl Runner {
             peers,
             samples: Samples::new(),
             memory: Vec::new(),
+            queues_left: Vec::new(),
         }
     }
 
@@ -153,6 +155,7 @@ impl Runner {
                     run: &self.run,
                     samples: &self.samples,
                     memory: &self.memory,
+                    queues_left: &self.queues_left,
                 };
                 self.run.checks = evidence.judge();
             }
@@ -164,29 +167,30 @@ impl Runner {
                 });
             }
         }
-        self.keep()?;
-        html::write(self.session.store.dir())?;
+        let report = self.keep()?;
+        html::write_report(self.session.store.dir(), &report)?;
         let folder = self.session.store.dir().display().to_string();
         let console = &mut self.session.console;
         console.stage(3, &format!("results in {folder}"));
-        console.line(&format!("\n{}", show::table(&self.run)));
+        console.line(&format!("\n{}", summary::text(&report)));
         if options.json {
             context.stdout.write_all(json_text(&self.run)?.as_bytes())?;
             context.stdout.flush()?;
         }
         Ok(match interrupted {
             true => Outcome::Interrupted,
-            false if passed(&self.run, options.quick) => Outcome::Pass,
-            false => Outcome::Fail,
+            false => report.verdict.outcome(options.quick),
         })
     }
 
     /// Writes what there is so far.
-    fn keep(&mut self) -> anyhow::Result<()> {
+    fn keep(&mut self) -> anyhow::Result<RunReport> {
         self.session.keep(run::FILE, &self.run)?;
         let store = &self.session.store;
-        store.write_text(REPORT, &show::markdown(&self.run)?)?;
-        store.write_text(SUMMARY, &show::csv(&self.run))
+        let report = RunReport::read(store.dir())?;
+        store.write_text(REPORT, &summary::markdown(&report))?;
+        store.write_text(SUMMARY, &summary::csv(&report)?)?;
+        Ok(report)
     }
 
     fn measure(&mut self) -> Result<(), Stop> {
@@ -198,7 +202,7 @@ impl Runner {
             let arrival = self.arrival(task)?;
             self.run.tasks.push(run::Task {
                 name: task.name.clone(),
-                model: task.title(),
+                model: without_folders(&task.title()),
                 priority: task.hints_text(),
                 batch: task.batch,
                 arrival,
@@ -258,7 +262,7 @@ impl Runner {
 
     fn note(&mut self, text: String) {
         self.session.console.line(&format!("      {text}"));
-        self.run.notes.push(text);
+        self.run.notes.push(without_folders(&text));
     }
 
     /// A task whose limits compare percentiles runs alone until its own is known well enough.
@@ -333,12 +337,12 @@ impl Runner {
                 let policy = self.mix.policy.clone();
                 let Scheduled {
                     measured,
-                    daemon_cpu_s,
+                    scheduler_cpu_s,
                     memory_kib,
-                } = self.session.under_policy(&name, specs, duration, &policy)?;
+                    queues_left,
+                } = self.session.scheduled(&name, specs, duration, &policy)?;
                 self.memory.extend(memory_kib);
-                let agents = measured.iter().filter_map(|task| task.agent_cpu_s);
-                let cost = daemon_cpu_s.map(|daemon| daemon + agents.sum::<f64>());
+                self.queues_left.push(queues_left);
                 self.finished(
                     &contender.name,
                     round,
@@ -346,7 +350,7 @@ impl Runner {
                     started,
                     duration,
                     measured,
-                    cost,
+                    scheduler_cpu_s,
                 )
             }
             Kind::Native => {
@@ -409,10 +413,7 @@ impl Runner {
     ) -> Result<(), Stop> {
         self.session
             .keep_samples(name, std::slice::from_ref(&measured))?;
-        let log = show::interval_log(&measured)?;
-        self.session
-            .store
-            .write_text(&format!("{name}.hlog"), &log)?;
+        self.session.keep_log(name, &measured)?;
         for one in &measured {
             let key = (contender.to_owned(), one.task.name.clone());
             self.samples.entry(key).or_default().extend(&one.samples);
@@ -427,7 +428,8 @@ impl Runner {
             samples_file: samples_file(name),
             trace_file: self.session.trace_file.take(),
         });
-        Ok(self.keep()?)
+        self.keep()?;
+        Ok(())
     }
 }
 
@@ -452,16 +454,6 @@ fn result(measured: &Measurement, duration: Duration) -> TaskResult {
         output_digest: measured.digest.clone(),
         outputs_equal: measured.digests_equal,
     }
-}
-
-/// Nothing failed, and every criterion is met; in a quick run none is missed.
-pub(super) fn passed(run: &Run, quick: bool) -> bool {
-    let good = |grade: Grade| match grade {
-        Grade::Met | Grade::Information => true,
-        Grade::Missed => false,
-        Grade::NotDistinguishable | Grade::NotEnoughRequests => quick,
-    };
-    run.failure.is_none() && run.checks.iter().all(|check| good(check.grade))
 }
 
 /// Rounded down: a rate that one can type.

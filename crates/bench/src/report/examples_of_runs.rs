@@ -56,6 +56,8 @@ fn sized(requests: usize) -> Run {
                 cores: 2,
                 memory_mib: 16384,
                 kernel: "6.1.0".into(),
+                accelerators: vec!["Example GPU".into()],
+                driver: Some("Example 1.2".into()),
             },
             environment: Vec::new(),
         },

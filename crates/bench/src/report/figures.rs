@@ -6,8 +6,9 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::samples::{self, PhaseSamples, Sample};
+use crate::criteria::Verdict;
 use crate::estimate::{Completions, Estimate, throughput};
-use crate::run::{Grade, Phase, Run, TaskResult, Unreadable};
+use crate::run::{Phase, Run, TaskResult, Unreadable};
 use crate::stats::{CONFIDENCE, percentile_interval, summarize};
 
 /// A run with everything that its folder holds.
@@ -23,24 +24,6 @@ pub struct RunReport {
     pub problems: Vec<String>,
     /// The whole.
     pub verdict: Verdict,
-}
-
-/// The judgement of a whole run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Verdict {
-    /// Every criterion is met, whole intervals included.
-    Pass,
-    /// A criterion is missed.
-    Fail,
-    /// None is missed, one is met by its figure only: the interval reaches over the limit.
-    NotDistinguishable,
-    /// None is missed, one has too few requests.
-    NotEnoughRequests,
-    /// There was nothing to judge.
-    Measured,
-    /// The run did not come to its end.
-    Incomplete,
 }
 
 /// One task under one contender, all rounds together.
@@ -98,38 +81,6 @@ pub struct Round {
     pub throughput_per_s: f64,
 }
 
-impl Verdict {
-    /// For people.
-    pub fn text(self) -> &'static str {
-        match self {
-            Verdict::Pass => "PASS",
-            Verdict::Fail => "FAIL",
-            Verdict::NotDistinguishable => "NOT DISTINGUISHABLE",
-            Verdict::NotEnoughRequests => "NOT ENOUGH REQUESTS",
-            Verdict::Measured => "MEASURED, NOTHING TO JUDGE",
-            Verdict::Incomplete => "INCOMPLETE",
-        }
-    }
-
-    /// Of a record.
-    pub fn of(run: &Run) -> Verdict {
-        let any = |grade| run.checks.iter().any(|check| check.grade == grade);
-        if run.failure.is_some() {
-            Verdict::Incomplete
-        } else if any(Grade::Missed) {
-            Verdict::Fail
-        } else if any(Grade::NotEnoughRequests) {
-            Verdict::NotEnoughRequests
-        } else if any(Grade::NotDistinguishable) {
-            Verdict::NotDistinguishable
-        } else if any(Grade::Met) {
-            Verdict::Pass
-        } else {
-            Verdict::Measured
-        }
-    }
-}
-
 impl RunReport {
     /// Reads the folder of a run. Without its record there is nothing to show; anything else may be
     /// missing.
@@ -169,7 +120,7 @@ impl RunReport {
                 .filter(|_| !is_standalone(&run, &figure.contender))
                 .map(|(_, alone)| figure.throughput_per_s.ratio_to(alone));
         }
-        let verdict = Verdict::of(&run);
+        let verdict = Verdict::of(&run.checks, run.failure.is_none());
         RunReport {
             run,
             samples,

@@ -28,20 +28,11 @@ pub fn document(record: &Record) -> anyhow::Result<Value> {
         "reading".into(),
         json!(record.comparison.as_ref().map(reading_text)),
     );
-    keys.insert("verdict".into(), json!(verdict(record)));
+    keys.insert("verdict".into(), json!(record.verdict()));
     keys.insert("failure".into(), serde_json::to_value(&record.failure)?);
     keys.insert("notes".into(), json!(record.notes));
     keys.insert("manifest".into(), serde_json::to_value(&record.manifest)?);
     Ok(Value::Object(keys))
-}
-
-/// `pass`, `fail`, `not_enough_requests`, `incomplete`, or `measured` for a single phase.
-fn verdict(record: &Record) -> Value {
-    match (&record.failure, &record.comparison) {
-        (Some(_), _) => json!("incomplete"),
-        (None, Some(comparison)) => json!(comparison.overall),
-        (None, None) => json!("measured"),
-    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use minijinja::{Environment, context};
 
 use super::table::{interval, summary};
-use super::{Record, change, overall_text, reading_text};
+use super::{Record, change, reading_text};
 
 /// Renders `phase4_dual_model_report.md`.
 pub fn markdown(record: &Record) -> anyhow::Result<String> {
@@ -19,11 +19,6 @@ pub fn markdown(record: &Record) -> anyhow::Result<String> {
     environment.add_filter("cell", |text: String| text.replace('|', r"\|"));
     let template = environment.template_from_str(include_str!("report.md.j2"))?;
 
-    let verdict = match (&record.failure, &record.comparison) {
-        (Some(_), _) => "INCOMPLETE",
-        (None, Some(comparison)) => overall_text(comparison.overall),
-        (None, None) => "MEASURED (one phase, nothing to compare)",
-    };
     let p99_interval = |phase: &Option<crate::results::PhaseResult>| {
         phase
             .as_ref()
@@ -31,7 +26,7 @@ pub fn markdown(record: &Record) -> anyhow::Result<String> {
     };
     let text = template.render(context! {
         record,
-        verdict,
+        verdict => record.verdict().text(),
         command => record.manifest.command_line(),
         summary => match (&record.scheduled, &record.comparison) {
             (Some(scheduled), Some(comparison)) => summary(scheduled, comparison),

@@ -23,9 +23,10 @@ pub use json::document;
 pub use markdown::markdown;
 pub use table::{comparison, findings, phase};
 
+use crate::criteria::Verdict;
 use crate::manifest::Manifest;
 use crate::results::{PhaseResult, RunFacts, StandaloneResult};
-use crate::verdict::{Comparison, LOW_LIMIT, Overall, P99_LIMIT, Reading};
+use crate::verdict::{Comparison, LOW_LIMIT, P99_LIMIT, Reading};
 
 /// Everything that a run has produced when it ends, complete or not.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -54,6 +55,17 @@ pub struct Record {
     pub files: Vec<String>,
 }
 
+impl Record {
+    /// The same as that of the run's record, whose criteria are those of the comparison.
+    pub fn verdict(&self) -> Verdict {
+        match (&self.failure, &self.comparison) {
+            (Some(_), _) => Verdict::Incomplete,
+            (None, Some(comparison)) => comparison.verdict,
+            (None, None) => Verdict::Measured,
+        }
+    }
+}
+
 /// Why a run is not complete.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct FailureNote {
@@ -78,8 +90,10 @@ fn change(before: f64, after: f64) -> String {
 fn reading_text(comparison: &Comparison) -> String {
     let p99 = change(1.0, comparison.high_p99_ratio);
     let low = comparison.low_throughput_ratio * 100.0;
+    let interval = comparison.high_latency.interval;
+    let lower = interval.is_some_and(|interval| interval.high.is_some_and(|high| high < 1.0));
     match comparison.reading {
-        Reading::Ideal if comparison.high_p99_ratio < 0.95 => format!(
+        Reading::Ideal if lower => format!(
             "ideal: the high-priority task is faster than unscheduled (P99 {p99}), the \
              low-priority task keeps {low:.0}% of its throughput."
         ),
@@ -107,21 +121,13 @@ fn reading_text(comparison: &Comparison) -> String {
     }
 }
 
-fn overall_text(overall: Overall) -> &'static str {
-    match overall {
-        Overall::Pass => "PASS",
-        Overall::Fail => "FAIL",
-        Overall::NotEnoughRequests => "NOT ENOUGH REQUESTS",
-    }
-}
-
 /// Records with fixed figures, for tests.
 #[cfg(test)]
 pub(crate) mod examples {
     use super::*;
     use crate::manifest::Host;
     use crate::results::examples;
-    use crate::verdict::compare;
+    use crate::verdict::examples::document;
 
     /// The document's example.
     pub(crate) fn record() -> Record {
@@ -143,6 +149,8 @@ pub(crate) mod examples {
                     cores: 2,
                     memory_mib: 16384,
                     kernel: "6.1.0".into(),
+                    accelerators: vec!["Example GPU".into()],
+                    driver: Some("Example 1.2".into()),
                 },
                 environment: Vec::new(),
             },
@@ -150,7 +158,7 @@ pub(crate) mod examples {
             only: None,
             facts: Some(examples::facts()),
             notes: vec!["a note".into()],
-            comparison: Some(compare(&baseline, &scheduled, Some(&alone))),
+            comparison: Some(document()),
             standalone: Some(alone),
             baseline: Some(baseline),
             scheduled: Some(scheduled),
@@ -190,14 +198,19 @@ mod tests {
     fn every_reading_says_what_to_do() {
         let comparison = examples::record().comparison.unwrap();
         let text = |reading, p99, low| {
-            reading_text(&Comparison {
+            let mut comparison = Comparison {
                 reading,
                 high_p99_ratio: p99,
                 low_throughput_ratio: low,
                 ..comparison.clone()
-            })
+            };
+            let (low, high) = (Some(p99 - 0.1), Some(p99 + 0.1));
+            comparison.high_latency.interval = Some(crate::stats::Interval { low, high });
+            reading_text(&comparison)
         };
         assert!(text(Reading::Ideal, 1.05, 0.5).contains("hardly affected (P99 +5.0%)"));
+        // Where the intervals overlap it is no win.
+        assert!(text(Reading::Ideal, 0.95, 0.5).contains("hardly affected (P99 -5.0%)"));
         assert!(text(Reading::Ideal, 0.6, 0.8).contains("faster than unscheduled (P99 -40.0%)"));
         assert!(text(Reading::Overhead, 1.3, 0.5).contains("--level"));
         assert!(text(Reading::NotInEffect, 2.0, 0.99).contains("scheduler is running"));

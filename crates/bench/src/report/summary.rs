@@ -5,22 +5,23 @@ use std::fmt::Write;
 use serde_json::{Value, json};
 
 use super::figures::RunReport;
-use super::tables::{check_rows, figure_rows, why};
+use super::tables::{check_rows, figure_rows, task_rows, why};
 
 /// Columns of the figures, and which of them stand at the right.
-const HEAD: [(&str, bool); 9] = [
+const HEAD: [(&str, bool); 10] = [
     ("Task", false),
     ("Contender", false),
     ("Requests", true),
     ("P50 ms", true),
     ("P99 ms", true),
     ("95 % interval", true),
+    ("of the rounds", true),
     ("Max ms", true),
     ("Requests/s", true),
     ("of standalone", true),
 ];
 
-fn cells(report: &RunReport) -> Vec<[String; 9]> {
+fn cells(report: &RunReport) -> Vec<[String; 10]> {
     let rows = figure_rows(report).into_iter().map(|row| {
         [
             row.task,
@@ -29,6 +30,7 @@ fn cells(report: &RunReport) -> Vec<[String; 9]> {
             row.p50,
             row.p99,
             row.p99_interval,
+            row.p99_of_rounds,
             row.max,
             row.throughput,
             row.share,
@@ -92,7 +94,7 @@ pub fn text(report: &RunReport) -> String {
 
 fn unit(unit: &str) -> String {
     match unit {
-        "×" => " ×".to_owned(),
+        "" => String::new(),
         unit => format!(" {unit}"),
     }
 }
@@ -161,9 +163,16 @@ fn markdown_cell(text: &str) -> String {
         .replace(['\n', '\r'], " ")
 }
 
+/// The columns of the figures that other pages include.
+const SHORT: [usize; 8] = [0, 1, 2, 3, 4, 5, 8, 9];
+
 /// The table of figures alone, as other pages include it.
 pub fn markdown_figures(report: &RunReport) -> String {
-    markdown_table(&HEAD, &cells(report))
+    let rows: Vec<[String; 8]> = cells(report)
+        .into_iter()
+        .map(|row| SHORT.map(|column| row[column].clone()))
+        .collect();
+    markdown_table(&SHORT.map(|column| HEAD[column]), &rows)
 }
 
 /// Everything, for pages of Markdown.
@@ -176,8 +185,30 @@ pub fn markdown(report: &RunReport) -> String {
         run.description,
         report.verdict.text(),
         why(report),
-        markdown_figures(report)
+        markdown_table(&HEAD, &cells(report))
     );
+    let tasks: Vec<[String; 5]> = task_rows(run)
+        .into_iter()
+        .map(|task| {
+            [
+                task.name,
+                task.model,
+                task.batch,
+                task.priority,
+                task.arrival,
+            ]
+        })
+        .collect();
+    if !tasks.is_empty() {
+        let head = [
+            ("Task", false),
+            ("Model", false),
+            ("Batch", true),
+            ("Priority", false),
+            ("Requests come", false),
+        ];
+        let _ = write!(text, "\n{}", markdown_table(&head, &tasks));
+    }
     let checks: Vec<[String; 6]> = check_rows(run)
         .into_iter()
         .map(|check| {
@@ -216,14 +247,11 @@ pub fn markdown(report: &RunReport) -> String {
     };
     lists("Missing", &missing(report));
     lists("Notes", &run.notes);
-    let host = &run.manifest.host;
     let _ = write!(
         text,
-        "\nMeasured {} on {}, {} cores, Linux {}, by xsched {}. Again:\n\n```sh\n{}\n```\n",
+        "\nMeasured {} on {}, by xsched {}. Again:\n\n```sh\n{}\n```\n",
         run.manifest.timestamp,
-        host.cpu_model,
-        host.cores,
-        host.kernel,
+        run.manifest.host,
         run.manifest.version,
         run.manifest.command_line()
     );

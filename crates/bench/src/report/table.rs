@@ -2,11 +2,15 @@
 
 use std::fmt::Write;
 
-use super::{Record, change, overall_text, reading_text};
+use super::html::short;
+use super::tables;
+use super::{Record, change, reading_text};
+use crate::criteria::{COST_LIMIT, Verdict};
 use crate::results::{LowResult, PhaseResult};
 use crate::rounds::Range;
-use crate::stats::Interval;
-use crate::verdict::{Comparison, Grade, LOW_LIMIT, MIN_REQUESTS, Overall, P99_LIMIT, RATE_LIMIT};
+use crate::run::{Check, Grade};
+use crate::stats::{Interval, P99_REQUESTS};
+use crate::verdict::{Comparison, LOW_LIMIT, P99_LIMIT, RATE_LIMIT};
 
 const GOOD: &str = "✅";
 const POOR: &str = "❌";
@@ -40,7 +44,7 @@ pub fn comparison(
             2,
             high.latency_p99_ms,
             high_x.latency_p99_ms,
-            mark(comparison.high_latency),
+            mark(&comparison.high_latency),
         ),
         row(
             "Avg Latency (ms)",
@@ -55,7 +59,7 @@ pub fn comparison(
             high.throughput_rps,
             high_x.throughput_rps,
             // The document's table has no mark here: only a failure shows.
-            if comparison.high_throughput == Grade::Good {
+            if comparison.high_throughput.grade == Grade::Met {
                 ""
             } else {
                 POOR
@@ -70,7 +74,7 @@ pub fn comparison(
             2,
             low.throughput_ips,
             low_x.throughput_ips,
-            mark(comparison.low_throughput),
+            mark(&comparison.low_throughput),
         ),
         row(
             "Images/sec",
@@ -85,7 +89,7 @@ pub fn comparison(
         double,
         summary(scheduled, comparison).join("\n"),
         String::new(),
-        format!("Overall: {}", overall_text(comparison.overall)),
+        format!("Overall: {}", comparison.verdict.text()),
     ];
     lines.join("\n") + "\n"
 }
@@ -124,7 +128,7 @@ pub fn findings(record: &Record) -> String {
             alone.high_priority.latency_p50_ms,
             alone.high_priority.latency_p99_ms,
             alone.high_priority.requests,
-            if alone.high_priority.requests < MIN_REQUESTS {
+            if alone.high_priority.requests < P99_REQUESTS {
                 ", too few to judge a P99"
             } else {
                 ""
@@ -176,13 +180,25 @@ pub fn findings(record: &Record) -> String {
             work.ratio * 100.0
         ));
     }
+    item(match comparison.cost.grade {
+        Grade::Information => "Cost of scheduling: not measured.".to_owned(),
+        _ => format!(
+            "Cost of scheduling: daemon and agents took {}% of one core (limit {COST_LIMIT:.0}%).",
+            short(comparison.cost.measured)
+        ),
+    });
     for note in &record.notes {
         item(note.clone());
     }
     let _ = write!(text, "\nReading: {}", reading_text(comparison));
-    if comparison.overall == Overall::NotEnoughRequests {
-        text.push_str(" From so few requests, this is no more than a hint.");
-    }
+    text.push_str(match comparison.verdict {
+        Verdict::NotEnoughRequests => " From so few requests, this is no more than a hint.",
+        Verdict::NotDistinguishable => {
+            " An interval reaches over its limit, so this is no more than a hint: a longer --duration \
+             narrows it."
+        }
+        _ => "",
+    });
     text.push('\n');
     text
 }
@@ -211,25 +227,19 @@ pub fn phase(result: &PhaseResult) -> String {
 /// The lines between SUMMARY and the overall verdict: one a criterion, then what makes the
 /// comparison void.
 pub(super) fn summary(scheduled: &PhaseResult, comparison: &Comparison) -> Vec<String> {
-    let limit = P99_LIMIT * 100.0;
-    let mut lines = vec![match comparison.high_latency {
-        Grade::Good => {
-            format!("{GOOD} High priority latency: GOOD (XSched P99 < {limit:.0}% baseline)")
+    let (limit, latency) = (P99_LIMIT * 100.0, &comparison.high_latency);
+    let p99 = comparison.high_p99_ratio * 100.0;
+    let mut lines = vec![format!(
+        "{} High priority latency: {}",
+        mark(latency),
+        match latency.grade {
+            Grade::Met => format!("GOOD (XSched P99 < {limit:.0}% baseline)"),
+            Grade::Missed =>
+                format!("POOR (XSched P99 = {p99:.1}% of baseline, must be < {limit:.0}%)"),
+            _ => unsure(latency, p99, 100.0, &format!("< {limit:.0}%")),
         }
-        Grade::Poor => format!(
-            "{POOR} High priority latency: POOR (XSched P99 = {:.1}% of baseline, must be < \
-             {limit:.0}%)",
-            comparison.high_p99_ratio * 100.0
-        ),
-        Grade::NotEnoughRequests {
-            requests,
-            run_seconds,
-        } => format!(
-            "{UNSURE} High priority latency: NOT ENOUGH REQUESTS ({requests} a phase, a P99 \
-             verdict needs {MIN_REQUESTS}: run with --duration {run_seconds} or longer)"
-        ),
-    }];
-    if comparison.high_throughput != Grade::Good {
+    )];
+    if comparison.high_throughput.grade != Grade::Met {
         lines.push(format!(
             "{POOR} High priority throughput: POOR (XSched = {:.2} rps, {:.1}% of the requested \
              {:.2}, must be >= {:.0}%)",
@@ -239,17 +249,24 @@ pub(super) fn summary(scheduled: &PhaseResult, comparison: &Comparison) -> Vec<S
             RATE_LIMIT * 100.0
         ));
     }
-    let (good, relation) = if comparison.low_throughput == Grade::Good {
-        ("GOOD", ">")
-    } else {
-        ("POOR", "must be >")
-    };
+    let (limit, throughput) = (LOW_LIMIT * 100.0, &comparison.low_throughput);
+    let kept = comparison.low_throughput_ratio * 100.0;
     lines.push(format!(
-        "{} Low priority throughput: {good} (XSched = {:.1}% of baseline, {relation} {:.0}%)",
-        mark(comparison.low_throughput),
-        comparison.low_throughput_ratio * 100.0,
-        LOW_LIMIT * 100.0
+        "{} Low priority throughput: {}",
+        mark(throughput),
+        match throughput.grade {
+            Grade::Met => format!("GOOD (XSched = {kept:.1}% of baseline, > {limit:.0}%)"),
+            Grade::Missed =>
+                format!("POOR (XSched = {kept:.1}% of baseline, must be > {limit:.0}%)"),
+            _ => unsure(throughput, kept, 1.0, &format!("> {limit:.0}%")),
+        }
     ));
+    if comparison.cost.grade == Grade::Missed {
+        lines.push(format!(
+            "{POOR} Cost of scheduling: POOR ({:.1}% of one core, must be <= {COST_LIMIT:.0}%)",
+            comparison.cost.measured
+        ));
+    }
     lines.extend(
         comparison
             .faults
@@ -267,12 +284,29 @@ pub(super) fn interval(interval: Interval) -> String {
     format!("{}..{}", end(interval.low, "0"), end(interval.high, "∞"))
 }
 
-fn mark(grade: Grade) -> &'static str {
-    match grade {
-        Grade::Good => GOOD,
-        Grade::Poor => POOR,
-        Grade::NotEnoughRequests { .. } => UNSURE,
+fn mark(check: &Check) -> &'static str {
+    match check.grade {
+        Grade::Met => GOOD,
+        Grade::Missed => POOR,
+        _ => UNSURE,
     }
+}
+
+/// Why a criterion has no judgement; its figure is in % of the baseline, its interval `scale` times
+/// smaller.
+fn unsure(check: &Check, percent: f64, scale: f64, limit: &str) -> String {
+    if let Some(note) = &check.note {
+        return format!("NOT ENOUGH REQUESTS ({note})");
+    }
+    let within = check.interval.map(|interval| Interval {
+        low: interval.low.map(|end| end * scale),
+        high: interval.high.map(|end| end * scale),
+    });
+    let within = within.map_or_else(String::new, tables::interval);
+    format!(
+        "NOT DISTINGUISHABLE (XSched = {percent:.1}% of baseline, 95% interval {within}%, must be \
+         {limit}: a longer --duration narrows it)"
+    )
 }
 
 /// One metric. Decimal points stand in one column, so that fewer digits leave room at the right.
@@ -293,7 +327,7 @@ mod tests {
     use super::super::examples;
     use super::*;
     use crate::rounds::Spread;
-    use crate::verdict::compare;
+    use crate::verdict::examples::compare;
 
     /// The document's example, to the letter.
     const EXPECTED: &str = "\
@@ -356,6 +390,20 @@ Overall: PASS
         scheduled.high_priority.latency_p99_interval_ms.high = None;
         record.comparison = Some(compare(record.baseline.as_ref().unwrap(), scheduled, None));
         insta::assert_snapshot!("not_enough", render(&record) + "\n" + &findings(&record));
+
+        let mut record = examples::record();
+        let comparison = record.comparison.as_mut().unwrap();
+        for (check, low, high) in [
+            (&mut comparison.high_latency, 1.01, 1.18),
+            (&mut comparison.low_throughput, 29.0, 62.0),
+        ] {
+            let (low, high) = (Some(low), Some(high));
+            check.interval = Some(Interval { low, high });
+            check.grade = Grade::NotDistinguishable;
+        }
+        comparison.verdict = Verdict::of(&comparison.checks(), true);
+        let text = render(&record) + "\n" + &findings(&record);
+        insta::assert_snapshot!("not_distinguishable", text);
     }
 
     #[test]

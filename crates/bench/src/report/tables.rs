@@ -2,8 +2,9 @@
 
 use serde::Serialize;
 
-use super::figures::{Figure, RunReport, Verdict, is_standalone};
+use super::figures::{Figure, Round, RunReport, is_standalone};
 use super::html::short;
+use crate::criteria::Verdict;
 use crate::estimate::Estimate;
 use crate::run::{Grade, Run};
 use crate::stats::Interval;
@@ -40,10 +41,39 @@ pub struct FigureRow {
     pub p99_interval: String,
     pub p999: String,
     pub max: String,
+    /// From the smallest to the largest of the rounds.
+    pub p99_of_rounds: String,
     pub throughput: String,
     pub throughput_interval: String,
     pub share: String,
     pub level: String,
+}
+
+/// A task of the scenario.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[allow(missing_docs)]
+pub struct TaskRow {
+    pub name: String,
+    pub model: String,
+    pub batch: String,
+    pub priority: String,
+    pub arrival: String,
+}
+
+/// The tasks in words.
+pub fn task_rows(run: &Run) -> Vec<TaskRow> {
+    let row = |task: &crate::run::Task| TaskRow {
+        name: task.name.clone(),
+        model: task.model.clone(),
+        batch: task.batch.to_string(),
+        priority: task.priority.clone(),
+        arrival: match task.arrival {
+            Arrival::Closed => "back to back".to_owned(),
+            Arrival::Open { rate_hz } => format!("{} requests/s", short(rate_hz)),
+            Arrival::Poisson { rate_hz } => format!("{} requests/s at random", short(rate_hz)),
+        },
+    };
+    run.tasks.iter().map(row).collect()
 }
 
 /// The criteria in words.
@@ -61,8 +91,11 @@ pub fn check_rows(run: &Run) -> Vec<CheckRow> {
             class,
             task: check.task.clone().unwrap_or_else(|| "all".into()),
             what: check.what.clone(),
-            measured: short(check.measured),
-            unit: check.unit.clone(),
+            measured: measured(check),
+            unit: match is_unknown(check) {
+                true => String::new(),
+                false => check.unit.clone(),
+            },
             interval: check.interval.map_or_else(String::new, interval),
             limit: check.limit.clone(),
             grade,
@@ -70,6 +103,19 @@ pub fn check_rows(run: &Run) -> Vec<CheckRow> {
         }
     };
     run.checks.iter().map(row).collect()
+}
+
+fn measured(check: &crate::run::Check) -> String {
+    match check.unit.as_str() {
+        _ if is_unknown(check) => "—".to_owned(),
+        "×" | "%" | "ms" => short(check.measured),
+        _ => format!("{:.0}", check.measured),
+    }
+}
+
+/// It has a limit, and nobody could measure it.
+fn is_unknown(check: &crate::run::Check) -> bool {
+    check.grade == Grade::Information && check.limit != "—"
 }
 
 /// The figures in words.
@@ -101,6 +147,7 @@ pub fn figure_rows(report: &RunReport) -> Vec<FigureRow> {
             p99_interval: latency.map_or_else(String::new, |latency| within(&latency.p99)),
             p999: of(|latency| latency.p999),
             max: of(|latency| latency.max),
+            p99_of_rounds: p99_of_rounds(&figure.by_round),
             throughput: short(figure.throughput_per_s.value),
             throughput_interval: within(&figure.throughput_per_s),
             share: share(figure, report),
@@ -108,6 +155,15 @@ pub fn figure_rows(report: &RunReport) -> Vec<FigureRow> {
         });
     }
     rows
+}
+
+fn p99_of_rounds(rounds: &[Round]) -> String {
+    let p99 = || rounds.iter().filter_map(|round| round.p99_ms);
+    let ends = p99().reduce(f64::min).zip(p99().reduce(f64::max));
+    ends.filter(|_| rounds.len() > 1).map_or_else(
+        || "—".into(),
+        |(low, high)| format!("{} … {}", short(low), short(high)),
+    )
 }
 
 fn share(figure: &Figure, report: &RunReport) -> String {

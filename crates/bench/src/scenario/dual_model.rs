@@ -12,20 +12,22 @@ use clap::{ArgMatches, Args as _, Command, FromArgMatches};
 use super::Scenario;
 use super::options::Only;
 use crate::console::Console;
+use crate::daemon::DEFAULT_POLICY;
 use crate::manifest::{Manifest, stamp, timestamp};
 use crate::phase::{Failure, Measurement};
-use crate::report::{self, FailureNote, Record, RunReport, html, samples};
+use crate::report::{self, FailureNote, Record, html};
 use crate::results::{
     HighResult, LowResult, MODE_BASELINE, MODE_SCHEDULED, MODE_STANDALONE, PhaseResult, RunFacts,
     StandaloneResult,
 };
 use crate::rounds::{RoundResult, Spread};
 use crate::run::{self, Run};
-use crate::session::{Session, Settings, Stop, samples_file};
+use crate::session::{Scheduled, Session, Settings, Stop, samples_file};
+use crate::stats::P99_REQUESTS;
 use crate::store::{Store, json_text};
 use crate::task::{Arrival, TaskSpec};
-use crate::verdict::{MIN_REQUESTS, Overall, compare, seconds_needed};
-use crate::{Context, Outcome};
+use crate::verdict::{Comparison, Evidence, compare, seconds_needed};
+use crate::{Context, Outcome, criteria};
 use load::{DOCUMENT_LOW_BATCH, DefaultRate, MOST_ROUNDS, Options, Profile};
 
 const TEST_NAME: &str = "phase4_dual_model";
@@ -40,7 +42,14 @@ const LOGS: &str = "logs/";
 /// Requests that every worker runs before it is ready.
 const WARMUP: u32 = 10;
 
-/// Longest time that a standalone measurement takes: back to back, and at the rate of the run.
+/// Length of a phase unless it is asked for, and the longest that follows from what the verdict needs.
+const USUAL: Duration = Duration::from_secs(60);
+const LONGEST: Duration = Duration::from_secs(300);
+/// So many times the requests that the verdict needs.
+const MARGIN: f64 = 1.05;
+
+/// Longest time of a task alone: back to back, and at the rate of the run where a verdict on its P99
+/// needs no longer.
 const SHORT: Duration = Duration::from_secs(10);
 const SHORT_AT_RATE: Duration = Duration::from_secs(30);
 
@@ -59,7 +68,8 @@ impl Scenario for DualModel {
 
     fn passes_when(&self) -> &'static str {
         "high-priority P99 < 110% of the baseline's, its throughput >= 95% of the rate, \
-         low-priority throughput > 30% of the baseline's. With --only there is nothing to compare: \
+         low-priority throughput > 30% of the baseline's, with their whole intervals; daemon and agents \
+         take <= 3% of one core. With --only there is nothing to compare: \
          exit code 0 means that the phase was measured."
     }
 
@@ -85,11 +95,15 @@ struct Experiment<'a> {
     session: Session,
     context: &'a mut Context,
     record: Record,
+    /// Length of a phase.
+    duration: Duration,
     /// The same run in the terms of all scenarios.
     run: Run,
     /// What the rounds so far have measured, by phase: the high-priority task, then the others.
     baseline: Vec<Vec<Measurement>>,
     scheduled: Vec<Vec<Measurement>>,
+    /// Samples of the high-priority task alone.
+    alone: Vec<[f64; 3]>,
 }
 
 impl<'a> Experiment<'a> {
@@ -118,9 +132,10 @@ impl<'a> Experiment<'a> {
         session.trace = common.trace;
         let manifest = Manifest::now(DualModel.name(), context.command.clone(), &context.version);
         let run = record::start(manifest.clone(), profile.device.name(), common.only);
+        let duration = common.duration.map_or(USUAL, Duration::from_secs_f64);
         let record = Record {
             manifest,
-            duration: common.duration,
+            duration: duration.as_secs_f64(),
             only: common.only.map(|only| only.name().to_owned()),
             facts: None,
             notes: Vec::new(),
@@ -137,9 +152,11 @@ impl<'a> Experiment<'a> {
             session,
             context,
             record,
+            duration,
             run,
             baseline: Vec::new(),
             scheduled: Vec::new(),
+            alone: Vec::new(),
         }
     }
 
@@ -167,14 +184,9 @@ impl<'a> Experiment<'a> {
         self.compare();
         self.end_record()?;
         self.write_report()?;
-        let passed = match &self.record.comparison {
-            Some(comparison) => comparison.overall == Overall::Pass,
-            None => self.record.failure.is_none(),
-        };
-        Ok(match (interrupted, passed) {
-            (true, _) => Outcome::Interrupted,
-            (false, true) => Outcome::Pass,
-            (false, false) => Outcome::Fail,
+        Ok(match interrupted {
+            true => Outcome::Interrupted,
+            false => self.record.verdict().outcome(self.options.common.quick),
         })
     }
 
@@ -246,7 +258,7 @@ impl<'a> Experiment<'a> {
     }
 
     fn announce(&mut self, stage: usize, phase: Only, round: u32) {
-        let seconds = self.options.common.duration;
+        let seconds = self.duration.as_secs_f64();
         let tasks = match self.options.low_copies {
             1 => "both tasks".to_owned(),
             copies => format!("all {} tasks", copies + 1),
@@ -273,7 +285,7 @@ impl<'a> Experiment<'a> {
             .console
             .line(&format!("      results go to {dir}"));
         let timestamp = timestamp();
-        let short = SHORT.min(self.options.common.duration() / 3);
+        let short = SHORT.min(self.duration / 3);
         let mut measured = Vec::new();
 
         let mut high_priority_peak = None;
@@ -306,6 +318,7 @@ impl<'a> Experiment<'a> {
             rounds: self.options.rounds,
         };
         self.record.facts = Some(facts.clone());
+        self.extend(&facts);
         self.note_defaults(&facts);
         let high = self.options.high_task(Arrival::Open { rate_hz });
         let low = self.options.low_tasks(facts.low_batch);
@@ -317,9 +330,10 @@ impl<'a> Experiment<'a> {
             return Ok(facts);
         }
 
-        let longer = SHORT_AT_RATE.min(self.options.common.duration() / 3);
+        let longer = self.alone_for(&facts);
         let high = self.alone("standalone-high", high, longer, &mut measured)?;
         self.record_alone(&high, longer, &measured)?;
+        self.alone.clone_from(&high.samples);
         let task = low
             .into_iter()
             .next()
@@ -349,6 +363,32 @@ impl<'a> Experiment<'a> {
         Ok(facts)
     }
 
+    /// Makes the phases as long as the verdict on the P99 needs, unless their length is asked for.
+    fn extend(&mut self, facts: &RunFacts) {
+        let needed = P99_REQUESTS as f64 * MARGIN / facts.rate_hz / f64::from(facts.rounds);
+        let needed = Duration::from_secs_f64(needed.ceil().min(LONGEST.as_secs_f64()));
+        if self.options.common.duration.is_none() && needed > self.duration {
+            self.duration = needed;
+            self.record.duration = needed.as_secs_f64();
+            self.record.notes.push(format!(
+                "Phases of {} s, as the verdict on the P99 needs {P99_REQUESTS} requests.",
+                needed.as_secs()
+            ));
+        }
+    }
+
+    /// How long the high-priority task runs alone at its rate: until its P99 is known as well as that of
+    /// the phases, but no longer than all rounds of one.
+    fn alone_for(&self, facts: &RunFacts) -> Duration {
+        let short = SHORT_AT_RATE.min(self.duration / 3);
+        if self.options.common.quick {
+            return short;
+        }
+        let needed = (P99_REQUESTS as f64 * MARGIN / facts.rate_hz).min(LONGEST.as_secs_f64());
+        let most = short.max(self.duration * facts.rounds);
+        Duration::from_secs_f64(needed).clamp(short, most)
+    }
+
     /// What the high-priority model reaches alone and back to back.
     fn peak(&mut self, duration: Duration, all: &mut Vec<Measurement>) -> Result<LowResult, Stop> {
         let task = self.options.peak_task();
@@ -365,6 +405,7 @@ impl<'a> Experiment<'a> {
         all: &mut Vec<Measurement>,
     ) -> Result<Measurement, Stop> {
         let mut measured = self.session.unscheduled(name, vec![task], duration)?;
+        self.session.keep_log(name, &measured)?;
         let measurement = measured
             .pop()
             .expect("a finished phase has a result of every task");
@@ -388,11 +429,13 @@ impl<'a> Experiment<'a> {
             timestamp(),
             duration,
             one,
+            None,
             "standalone",
         )
     }
 
     /// Writes the record with one more phase, whose samples are kept already.
+    #[allow(clippy::too_many_arguments)]
     fn note_phase(
         &mut self,
         contender: &str,
@@ -400,10 +443,19 @@ impl<'a> Experiment<'a> {
         started: String,
         duration: Duration,
         measured: &[Measurement],
+        scheduler_cpu_s: Option<f64>,
         samples: &str,
     ) -> anyhow::Result<()> {
         let file = samples_file(samples);
-        let mut phase = record::phase(contender, round, started, duration, measured, file);
+        let mut phase = record::phase(
+            contender,
+            round,
+            started,
+            duration,
+            measured,
+            scheduler_cpu_s,
+            file,
+        );
         phase.trace_file = self.session.trace_file.take();
         self.run.phases.push(phase);
         self.run.failure = Some(run::Failure::unfinished(&format!(
@@ -416,10 +468,8 @@ impl<'a> Experiment<'a> {
     /// Writes the record of a run that has ended.
     fn end_record(&mut self) -> anyhow::Result<()> {
         self.run.notes.clone_from(&self.record.notes);
-        let mut problems = Vec::new();
-        let samples = samples::read(self.session.store.dir(), &self.run, &mut problems);
-        let report = RunReport::new(self.run.clone(), samples, problems);
-        self.run.checks = record::checks(&self.record, &report);
+        let comparison = self.record.comparison.as_ref();
+        self.run.checks = comparison.map_or_else(Vec::new, Comparison::checks);
         self.session.keep(run::FILE, &self.run)?;
         Ok(())
     }
@@ -427,7 +477,7 @@ impl<'a> Experiment<'a> {
     /// Runs all tasks at once, and writes what this round and those before have measured.
     fn round(&mut self, phase: Only, round: u32, facts: &RunFacts) -> Result<(), Stop> {
         let started = timestamp();
-        let duration = self.options.common.duration();
+        let duration = self.duration;
         let rate_hz = facts.rate_hz;
         let mut tasks = vec![self.options.high_task(Arrival::Open { rate_hz })];
         tasks.extend(self.options.low_tasks(facts.low_batch));
@@ -439,10 +489,20 @@ impl<'a> Experiment<'a> {
             Only::Baseline => (MODE_BASELINE, BASELINE),
             Only::Scheduled => (MODE_SCHEDULED, SCHEDULED),
         };
-        let measured = match phase {
-            Only::Baseline => self.session.unscheduled(&name, tasks, duration)?,
-            Only::Scheduled => self.session.scheduled(&name, tasks, duration)?,
+        let (measured, scheduler_cpu_s) = match phase {
+            Only::Baseline => (self.session.unscheduled(&name, tasks, duration)?, None),
+            Only::Scheduled => {
+                let session = &mut self.session;
+                let Scheduled {
+                    measured,
+                    scheduler_cpu_s,
+                    ..
+                } = session.scheduled(&name, tasks, duration, DEFAULT_POLICY)?;
+                (measured, scheduler_cpu_s)
+            }
         };
+        let log = round_name(phase.name(), round);
+        self.session.keep_log(&log, &measured)?;
         let (rounds, earlier) = match phase {
             Only::Baseline => (&mut self.baseline, &self.record.baseline),
             Only::Scheduled => (&mut self.scheduled, &self.record.scheduled),
@@ -463,6 +523,7 @@ impl<'a> Experiment<'a> {
             started,
             duration,
             &measured,
+            scheduler_cpu_s,
             phase.name(),
         )?;
 
@@ -471,7 +532,7 @@ impl<'a> Experiment<'a> {
         let result = PhaseResult {
             test_name: TEST_NAME.into(),
             mode: mode.into(),
-            duration: self.options.common.duration,
+            duration: duration.as_secs_f64(),
             timestamp: first_started,
             high_priority: self.some(&name, pooled.0)?,
             low_priority: self.some(&name, pooled.1)?,
@@ -523,18 +584,17 @@ impl<'a> Experiment<'a> {
             ));
         }
         let task = self.options.high_task(Arrival::Open { rate_hz: *rate_hz });
-        let due = task.requests_due(self.options.common.duration());
+        let due = task.requests_due(self.duration);
         let due = due.unwrap_or(0) * u64::from(*rounds);
-        if due < MIN_REQUESTS {
+        if due < P99_REQUESTS {
             let times = match rounds {
                 1 => String::new(),
                 _ => format!("{rounds} times "),
             };
             notes.push(format!(
-                "A phase of {times}{} s has {due} requests; a P99 verdict needs {MIN_REQUESTS}: \
-                 --duration {} or longer.",
-                self.options.common.duration,
-                seconds_needed(facts)
+                "A phase of {times}{} s has {due} requests; {}.",
+                self.duration.as_secs_f64(),
+                criteria::needs(&format!("--duration {}", seconds_needed(facts)))
             ));
         }
         for note in &notes {
@@ -561,7 +621,16 @@ impl<'a> Experiment<'a> {
             return;
         };
         console.stage(4, "compare");
-        let comparison = compare(baseline, scheduled, record.standalone.as_ref());
+        let evidence = Evidence {
+            baseline,
+            scheduled,
+            standalone: record.standalone.as_ref(),
+            alone: &self.alone,
+            before: &record::samples(&self.baseline),
+            after: &record::samples(&self.scheduled),
+            cost: &criteria::cost(self.run.phases_of(record::contender(Only::Scheduled))),
+        };
+        let comparison = compare(&evidence);
         let table = report::comparison(baseline, scheduled, &comparison);
         console.line(&format!("\n{table}"));
         record.comparison = Some(comparison);

@@ -15,9 +15,12 @@ const LONGEST: f64 = 86_400.0;
 /// Options that every scenario of two phases has.
 #[derive(Debug, clap::Args)]
 pub(super) struct CommonOptions {
-    /// Length of each of the two phases, seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = 60.0)]
-    pub(super) duration: f64,
+    /// Length of each of the two phases, seconds [default: 60, or as long as the verdict needs].
+    #[arg(long, value_name = "SECONDS")]
+    pub(super) duration: Option<f64>,
+    /// What has too few requests is not judged, and fails nothing.
+    #[arg(long)]
+    pub(super) quick: bool,
     /// Also write the result of the run to this JSON file.
     #[arg(long, value_name = "FILE")]
     pub(super) output: Option<PathBuf>,
@@ -90,8 +93,9 @@ impl Level {
 impl CommonOptions {
     /// Refuses what makes no sense; gives the position of the device among those that are `known`.
     pub(super) fn check(&self, known: &[&str]) -> Result<usize, UsageError> {
-        let duration = self.duration;
-        if !(duration > 0.0 && duration <= LONGEST) {
+        if let Some(duration) = self.duration
+            && !(duration > 0.0 && duration <= LONGEST)
+        {
             return Err(UsageError(format!(
                 "--duration {duration}: give seconds above 0, at most {LONGEST}"
             )));
@@ -111,10 +115,6 @@ impl CommonOptions {
                 self.device
             ))
         })
-    }
-
-    pub(super) fn duration(&self) -> Duration {
-        Duration::from_secs_f64(self.duration)
     }
 
     pub(super) fn runs(&self, phase: Only) -> bool {

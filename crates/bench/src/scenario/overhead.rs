@@ -28,7 +28,7 @@ use crate::daemon::Daemon;
 use crate::launch::Launcher;
 use crate::manifest::{Manifest, stamp};
 use crate::peer::Peer;
-use crate::stats::{Centre, MIN_DIFFERENCES};
+use crate::stats::{Centre, MIN_DIFFERENCES, median};
 use crate::store::Store;
 use crate::task::Scheduling;
 use crate::worker::protocol::Report;
@@ -648,13 +648,6 @@ fn compare(
         by_pair: pairs.iter().map(|pair| pair.figures.clone()).collect(),
         manifest,
     })
-}
-
-/// `None`: of nothing.
-fn median(mut figures: Vec<f64>) -> Option<f64> {
-    figures.sort_by(f64::total_cmp);
-    let last = figures.len().checked_sub(1)?;
-    Some((figures[last / 2] + figures[last.div_ceil(2)]) / 2.0)
 }
 
 impl OverheadResult {

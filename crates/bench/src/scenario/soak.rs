@@ -10,8 +10,9 @@ use super::mixed::{Builtin, mix};
 pub(super) const SCENARIO: Builtin = Builtin {
     name: "soak",
     measures: "Hours of an urgent task beside a batch job under XSched alone; --duration says how long",
-    passes_when: "the daemon's memory does not grow, both tasks are scheduled and complete requests to the \
-                  end with equal outputs, the batch job > 20 % of its throughput alone",
+    passes_when: "the daemon's memory does not grow, no queue outlives its program, both tasks are scheduled \
+                  and complete requests to the end with equal outputs, the batch job > 20 % of its throughput \
+                  alone",
     make,
 };
 

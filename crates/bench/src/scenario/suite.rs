@@ -53,7 +53,7 @@ const QUICK: Option<&str> = Some("--quick --duration 6s");
 /// on the CPU its commands share the cores with who measures them.
 #[rustfmt::skip]
 const ENTRIES: &[Entry] = &[
-    entry("dual-model", "dual-model", Some("--duration 30"), "--duration 60", EVERY),
+    entry("dual-model", "dual-model", Some("--quick --duration 30"), "", EVERY),
     entry("multi-tenant", "multi-tenant", QUICK, "", MIXES),
     entry("realtime-batch", "realtime-batch", QUICK, "", MIXES),
     entry("partition", "partition", QUICK, "", MIXES),

@@ -14,27 +14,30 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{ArgMatches, Args as _, Command, FromArgMatches};
-use serde::Serialize;
 
 use self::threads::{Done, Shape};
 use super::Scenario;
+use crate::criteria::{self, Limit};
 use crate::estimate::Estimate;
 use crate::interrupt::Interrupt;
 use crate::launch::Launcher;
-use crate::manifest::{Manifest, stamp};
+use crate::manifest::{Manifest, stamp, timestamp, without_folders};
 use crate::peer::Peer;
-use crate::stats::{CONFIDENCE, Summary, percentile_interval, summarize};
+use crate::report::{RunReport, html, summary};
+use crate::run::{self, Check, Contender, Grade, Kind, Phase, Run, Task, TaskResult};
+use crate::session::samples_file;
+use crate::stats::summarize;
 use crate::store::Store;
-use crate::task::Scheduling;
+use crate::task::{Arrival, Scheduling};
 use crate::worker::Device;
 use crate::{Context, Outcome, UsageError};
 
-const RESULT: &str = "systematic_result.json";
-const SAMPLES: &str = "systematic_samples.csv";
+/// The task whose times count, and its priority.
+const HIGH: &str = "high";
 
 /// How much longer than alone the one high task may take, P50, and how many of it are needed.
 const LIMIT: f64 = 1.25;
-const FEWEST_TASKS: usize = 200;
+const FEWEST_TASKS: u64 = 200;
 /// The process that says how long a command is, so that it is as long in all others.
 const CALIBRATE: &str = "calibrate";
 
@@ -182,85 +185,247 @@ impl Options {
     }
 }
 
-#[derive(Debug, Serialize)]
-struct SystematicResult {
-    test_name: &'static str,
-    device: &'static str,
-    commands: u32,
-    command_us: f64,
-    rounds: u32,
-    cases: Vec<CaseResult>,
-    /// P50 of the one high thread's tasks ÷ P50 alone, with its interval.
-    ratio: Estimate,
-    limit: f64,
-    verdict: Verdict,
-    manifest: Manifest,
-}
-
-#[derive(Debug, Serialize)]
-struct CaseResult {
-    case: &'static str,
-    high_threads: u32,
-    low_threads: u32,
-    /// 0: unscheduled.
-    level: u8,
-    /// Of the high threads' tasks, ms, all rounds.
-    high: Summary,
-    p50: Estimate,
-    /// Tasks a second of all low threads together.
-    low_per_s: f64,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-enum Verdict {
-    Pass,
-    Fail,
-    /// The interval of the ratio holds the limit, or there are too few tasks.
-    RunLonger,
-}
-
-fn judge(ratio: &Estimate, tasks: usize) -> Verdict {
-    let (low, high) = ratio.bounds().unwrap_or((0.0, f64::INFINITY));
-    if low > LIMIT {
-        Verdict::Fail
-    } else if high > LIMIT || tasks < FEWEST_TASKS {
-        Verdict::RunLonger
-    } else {
-        Verdict::Pass
-    }
+/// What has been measured so far, and where it is kept.
+struct Experiment<'a> {
+    options: &'a Options,
+    store: Store,
+    launcher: Launcher,
+    interrupt: Interrupt,
+    run: Run,
 }
 
 fn measure(options: &Options, context: &mut Context) -> anyhow::Result<Outcome> {
     let store = Store::open(options.out.as_deref(), options.output.as_deref(), &stamp())?;
     let manifest = Manifest::now(Systematic.name(), context.command.clone(), &context.version);
-    let launcher = context.launcher(store.path("logs"));
-    let rounds_each = calibrate(options, &launcher, &context.interrupt)?;
-    let mut done: [Vec<Done>; CASES.len()] = Default::default();
-    for round in 1..=options.rounds {
-        for (case, results) in CASES.iter().zip(&mut done) {
-            let Case { high, low, .. } = case;
-            let role = format!("{high}+{low}:{rounds_each}");
-            let command = command(options, case.name, case.scheduled, &role, &launcher);
-            let name = format!("{}-{round}", case.name);
-            let mut peer = Peer::start(&launcher, command, &name, &context.interrupt)?;
-            peer.read(SETUP_LIMIT)?;
-            let line = peer.ask("start", options.longest(case))?;
-            let one = serde_json::from_str(&line);
-            results.push(one.with_context(|| format!("not understood: {line:?}"))?);
-            peer.finish()?;
+    let mut experiment = Experiment {
+        options,
+        launcher: context.launcher(store.path("logs")),
+        interrupt: context.interrupt.clone(),
+        run: start(options, manifest),
+        store,
+    };
+    experiment.keep()?;
+    let ended = experiment.rounds();
+    experiment.run.failure = match &ended {
+        Ok(()) => None,
+        // The record says how far it came.
+        Err(error) => Some(run::Failure {
+            message: without_folders(&format!("{error:#}")),
+            ..experiment
+                .run
+                .failure
+                .take()
+                .unwrap_or_else(|| run::Failure::unfinished(""))
+        }),
+    };
+    if ended.is_ok() {
+        experiment.run.checks = checks(&experiment.report()?);
+    }
+    let report = experiment.keep()?;
+    html::write_report(experiment.store.dir(), &report)?;
+    ended?;
+    let document = summary::document(&report)?;
+    experiment.store.write_output(&document)?;
+    let folder = experiment.store.dir().display();
+    let text = format!("{}results in {folder}\n", summary::text(&report));
+    context.print(options.json, &document, &text)?;
+    Ok(report.verdict.outcome(false))
+}
+
+/// The record of a run that starts now.
+fn start(options: &Options, manifest: Manifest) -> Run {
+    let contender = |case: &Case| Contender {
+        name: case.name.to_owned(),
+        title: case.title.to_owned(),
+        kind: match (case.name == CASES[ALONE].name, case.scheduled) {
+            (true, _) => Kind::Standalone,
+            (_, false) => Kind::Native,
+            (_, true) => Kind::Scheduled,
+        },
+    };
+    Run {
+        format: run::FORMAT,
+        manifest,
+        description:
+            "Threads of one process, a queue each, under its own scheduler: how long a task of a \
+                      high thread takes."
+                .to_owned(),
+        device: options.device.name().to_owned(),
+        tasks: vec![Task {
+            name: HIGH.to_owned(),
+            model: format!(
+                "{} commands of {} µs and the wait for them",
+                options.commands, options.command_us
+            ),
+            priority: HIGH.to_owned(),
+            batch: 1,
+            arrival: Arrival::Closed,
+        }],
+        contenders: CASES.iter().map(contender).collect(),
+        phases: Vec::new(),
+        checks: Vec::new(),
+        notes: Vec::new(),
+        failure: Some(run::Failure::unfinished(CALIBRATE)),
+    }
+}
+
+impl Experiment<'_> {
+    fn rounds(&mut self) -> anyhow::Result<()> {
+        let rounds_each = calibrate(self.options, &self.launcher, &self.interrupt)?;
+        for round in 1..=self.options.rounds {
+            for case in &CASES {
+                let name = format!("{}-{round}", case.name);
+                self.run.failure = Some(run::Failure::unfinished(&name));
+                let timestamp = timestamp();
+                let done = self.case(case, &name, rounds_each)?;
+                self.finished(case, round, &name, timestamp, &done)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn case(&self, case: &Case, name: &str, rounds_each: u64) -> anyhow::Result<Done> {
+        let Case { high, low, .. } = case;
+        let role = format!("{high}+{low}:{rounds_each}");
+        let Experiment {
+            options, launcher, ..
+        } = self;
+        let command = command(options, case.name, case.scheduled, &role, launcher);
+        let mut peer = Peer::start(launcher, command, name, &self.interrupt)?;
+        peer.read(SETUP_LIMIT)?;
+        let line = peer.ask("start", options.longest(case))?;
+        let done = serde_json::from_str(&line);
+        let done = done.with_context(|| format!("not understood: {line:?}"))?;
+        peer.finish()?;
+        Ok(done)
+    }
+
+    /// Keeps what a case has measured.
+    fn finished(
+        &mut self,
+        case: &Case,
+        round: u32,
+        name: &str,
+        timestamp: String,
+        done: &Done,
+    ) -> anyhow::Result<()> {
+        let samples = samples_file(name);
+        let (text, latencies) = samples_of(round, done);
+        self.store.write_text(&samples, &text)?;
+        let completed = latencies.len() as u64;
+        self.run.phases.push(Phase {
+            contender: case.name.to_owned(),
+            round,
+            timestamp,
+            duration_s: done.seconds,
+            tasks: vec![TaskResult {
+                task: HIGH.to_owned(),
+                level: done.level,
+                start_ns: 0,
+                elapsed_s: done.seconds,
+                completed,
+                due: None,
+                dropped: 0,
+                throughput_per_s: completed as f64 / done.seconds,
+                latency_ms: summarize(&latencies),
+                output_digest: String::new(),
+                outputs_equal: true,
+            }],
+            scheduler_cpu_s: None,
+            samples_file: samples,
+            trace_file: None,
+        });
+        if case.low > 0 {
+            self.run.notes.push(format!(
+                "{}, round {round}: {:.2} tasks/s of all {} low threads together.",
+                case.title,
+                done.low_tasks as f64 / done.seconds,
+                case.low
+            ));
+        }
+        self.keep().map(drop)
+    }
+
+    fn report(&self) -> anyhow::Result<RunReport> {
+        Ok(RunReport::read(self.store.dir())?)
+    }
+
+    fn keep(&self) -> anyhow::Result<RunReport> {
+        self.store.write_json(run::FILE, &self.run)?;
+        self.report()
+    }
+}
+
+/// The tasks of all high threads as samples, and how long each took, ms.
+fn samples_of(round: u32, done: &Done) -> (String, Vec<f64>) {
+    let mut text = String::from("task,arrival_ms,start_ms,latency_ms,round\n");
+    for tasks in &done.high_ms {
+        let mut start = 0.0;
+        for ms in tasks {
+            text.push_str(&format!("{HIGH},{start:.3},{start:.3},{ms:.3},{round}\n"));
+            start += ms;
         }
     }
-    let result = compare(options, &done, manifest)?;
-    store.write_json(RESULT, &result)?;
-    store.write_text(SAMPLES, &samples(&done))?;
-    store.write_output(&result)?;
-    let text = result.text(&store.path(RESULT).display().to_string());
-    context.print(options.json, &result, &text)?;
-    Ok(match result.verdict {
-        Verdict::Pass => Outcome::Pass,
-        Verdict::Fail | Verdict::RunLonger => Outcome::Fail,
-    })
+    (text, done.high_ms.iter().flatten().copied().collect())
+}
+
+/// The criterion, and what is worth knowing beside it.
+fn checks(report: &RunReport) -> Vec<Check> {
+    let p50 = |case: &Case| {
+        let figure = report.figure(HIGH, case.name)?;
+        Some((figure.latency_ms.as_ref()?.p50, figure.completed))
+    };
+    let Some((alone, _)) = p50(&CASES[ALONE]) else {
+        return Vec::new();
+    };
+    let mut checks = Vec::new();
+    for (index, case) in CASES.iter().enumerate() {
+        let Some((figure, tasks)) = p50(case).filter(|_| index != ALONE) else {
+            continue;
+        };
+        let ratio = figure.ratio_to(&alone);
+        let what = format!("{}: P50 ÷ alone", case.title);
+        checks.push(match index {
+            JUDGED => judge(&what, &ratio, tasks),
+            _ => Check {
+                interval: ratio.interval,
+                ..criteria::information(Some(HIGH), &what, ratio.value, "×")
+            },
+        });
+    }
+    let scheduled = |contender: &str| {
+        CASES
+            .iter()
+            .any(|case| case.name == contender && case.scheduled)
+    };
+    let phases = report.run.phases.iter();
+    let wrong = phases.filter(|phase| {
+        let tasks = &phase.tasks;
+        tasks
+            .iter()
+            .any(|task| (task.level > 0) != scheduled(&phase.contender))
+    });
+    let what = "processes unscheduled where they should be scheduled, or the reverse";
+    let wrong = wrong.count();
+    let note = (wrong > 0).then(|| "`xsched doctor` says why".to_owned());
+    checks.push(criteria::none_of(what, wrong, "processes", note));
+    checks
+}
+
+fn judge(what: &str, ratio: &Estimate, tasks: u64) -> Check {
+    let limit = Limit::AtMost(LIMIT);
+    let check = criteria::open(Some(HIGH), what, limit.text(2), "×");
+    let check = criteria::judged(check, ratio.value, ratio.interval, limit);
+    match check.grade {
+        Grade::Met | Grade::NotDistinguishable if tasks < FEWEST_TASKS => Check {
+            grade: Grade::NotEnoughRequests,
+            note: Some(format!(
+                "{tasks} tasks, {FEWEST_TASKS} are needed: give more --tasks or --rounds"
+            )),
+            ..check
+        },
+        _ => check,
+    }
 }
 
 /// Length of a command in the device's own measure.
@@ -294,115 +459,6 @@ fn command(
     command
 }
 
-fn compare(
-    options: &Options,
-    done: &[Vec<Done>],
-    manifest: Manifest,
-) -> anyhow::Result<SystematicResult> {
-    let mut cases = Vec::new();
-    for (case, rounds) in CASES.iter().zip(done) {
-        let high: Vec<f64> = rounds
-            .iter()
-            .flat_map(|round| &round.high_ms)
-            .flatten()
-            .copied()
-            .collect();
-        let summary = summarize(&high).context("no task was done")?;
-        let mut sorted = high;
-        sorted.sort_by(f64::total_cmp);
-        let seconds: f64 = rounds.iter().map(|round| round.seconds).sum();
-        let low: u64 = rounds.iter().map(|round| round.low_tasks).sum();
-        cases.push(CaseResult {
-            case: case.name,
-            high_threads: case.high,
-            low_threads: case.low,
-            level: rounds.iter().map(|round| round.level).min().unwrap_or(0),
-            high: summary,
-            p50: Estimate {
-                value: summary.p50,
-                interval: Some(percentile_interval(&sorted, 0.5, CONFIDENCE)),
-            },
-            low_per_s: low as f64 / seconds,
-        });
-    }
-    let ratio = cases[JUDGED].p50.ratio_to(&cases[ALONE].p50);
-    let verdict = judge(&ratio, cases[JUDGED].high.count as usize);
-    Ok(SystematicResult {
-        test_name: "systematic",
-        device: options.device.name(),
-        commands: options.commands,
-        command_us: options.command_us,
-        rounds: options.rounds,
-        cases,
-        ratio,
-        limit: LIMIT,
-        verdict,
-        manifest,
-    })
-}
-
-/// Every high task's time, in order.
-fn samples(done: &[Vec<Done>]) -> String {
-    let mut text = String::from("case,round,thread,ms\n");
-    for (case, rounds) in CASES.iter().zip(done) {
-        for (round, one) in rounds.iter().enumerate() {
-            for (thread, tasks) in one.high_ms.iter().enumerate() {
-                for ms in tasks {
-                    let name = case.name;
-                    text.push_str(&format!("{name},{},{thread},{ms:.3}\n", round + 1));
-                }
-            }
-        }
-    }
-    text
-}
-
-impl SystematicResult {
-    fn text(&self, file: &str) -> String {
-        let mut text = format!(
-            "Threads of one process on {}, a task is {} commands of {} µs, {} rounds\n  {:<18} {:>5} {:>7} \
-             {:>10} {:>10} {:>10} {:>12}\n",
-            self.device,
-            self.commands,
-            self.command_us,
-            self.rounds,
-            "",
-            "level",
-            "tasks",
-            "P50, ms",
-            "P99, ms",
-            "× alone",
-            "low tasks/s"
-        );
-        let alone = &self.cases[ALONE];
-        for (case, title) in self.cases.iter().zip(CASES.iter().map(|case| case.title)) {
-            text.push_str(&format!(
-                "  {title:<18} {:>5} {:>7} {:>10.2} {:>10.2} {:>10.2} {:>12.2}\n",
-                case.level,
-                case.high.count,
-                case.high.p50,
-                case.high.p99,
-                case.high.p50 / alone.high.p50,
-                case.low_per_s
-            ));
-        }
-        let verdict = match self.verdict {
-            Verdict::Pass => "✅ PASS",
-            Verdict::Fail => "❌ FAIL",
-            Verdict::RunLonger => "❌ NOT DISTINGUISHABLE: run longer (--tasks, --rounds)",
-        };
-        let interval = self.ratio.bounds();
-        let interval = interval.map_or_else(String::new, |(low, high)| {
-            format!(" (95% interval {low:.3} to {high:.3})")
-        });
-        text.push_str(&format!(
-            "{verdict} limit: 1 high + 15 low, P50 <= {LIMIT} × alone, was {:.3}{interval}\nresult: {file}\n",
-            self.ratio.value
-        ));
-        text
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use crate::stats::Interval;
@@ -411,7 +467,7 @@ mod tests {
 
     #[test]
     fn an_interval_around_the_limit_is_no_verdict() {
-        let check = |low: f64, high: f64, tasks: usize, expect: Verdict| {
+        let check = |low: f64, high: f64, tasks: u64, expect: Grade| {
             let ratio = Estimate {
                 value: (low + high) / 2.0,
                 interval: Some(Interval {
@@ -419,13 +475,13 @@ mod tests {
                     high: Some(high),
                 }),
             };
-            assert_eq!(judge(&ratio, tasks), expect, "{low} {high} {tasks}");
+            let check = judge("P50", &ratio, tasks);
+            assert_eq!(check.grade, expect, "{low} {high} {tasks}");
         };
-        check(1.0, 1.1, 210, Verdict::Pass);
-        check(1.2, 1.3, 210, Verdict::RunLonger);
-        check(1.3, 1.4, 210, Verdict::Fail);
-        check(1.0, 1.1, 150, Verdict::RunLonger);
-        let unknown = Estimate::bare(1.0);
-        assert_eq!(judge(&unknown, 300), Verdict::RunLonger);
+        check(1.0, 1.1, 210, Grade::Met);
+        check(1.19, 1.3, 210, Grade::NotDistinguishable);
+        check(1.3, 1.4, 210, Grade::Missed);
+        check(1.0, 1.1, 199, Grade::NotEnoughRequests);
+        check(1.3, 1.4, 199, Grade::Missed);
     }
 }

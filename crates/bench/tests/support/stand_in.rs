@@ -1,9 +1,9 @@
 //! Stands in for the command `xsched` in the tests of the harness: workers that behave, hang, die
 //! or run out of memory.
 //!
-//! `bench …` is the benchmark. `run … --name NAME -- CMD` becomes CMD. `serve --socket PATH` listens. `worker …` speaks the
-//! worker protocol; its figures are made up from its options, so that the tests know them. What it
-//! does is looked up in `STAND_IN`, a list `PHASE/NAME=BEHAVIOUR;…` with the phases `off` and
+//! `bench …` is the benchmark. `run … --name NAME -- CMD` becomes CMD. `serve --socket PATH` listens,
+//! `list` says what it has. `worker …` speaks the worker protocol; its figures are made up from its
+//! options, so that the tests know them. What it does is looked up in `STAND_IN`, a list `PHASE/NAME=BEHAVIOUR;…` with the phases `off` and
 //! `scheduled`; what is not listed behaves well and at once. The value `real` makes every worker a
 //! real one. Every other process leaves its number, and that of a child which outlives it if nobody
 //! ends it, in the directory `STAND_IN_PIDS`.
@@ -39,6 +39,7 @@ fn main() -> ExitCode {
         Some("run") => run(&words),
         Some("bench") => bench(),
         Some("serve") => serve(&words),
+        Some("list") => list(),
         Some("worker") if real => {
             let args = RealWorker::parse_from(&words).worker;
             xsched_bench::worker::run(args).expect("somebody listens")
@@ -92,6 +93,15 @@ fn serve(words: &[String]) -> ExitCode {
             accept(&listener).expect("clients connect");
         },
     }
+}
+
+/// A daemon that loses queues has one for ever.
+fn list() -> ExitCode {
+    match behaviour("daemon").as_deref() {
+        Some("lose-queue") => println!(r#"{{"queues": [{{"id": 1}}]}}"#),
+        _ => println!(r#"{{"queues": []}}"#),
+    }
+    ExitCode::SUCCESS
 }
 
 fn work(words: &[String]) -> ExitCode {
@@ -152,7 +162,15 @@ fn work(words: &[String]) -> ExitCode {
         "outlive-daemon" => wait_until_the_daemon_has_ended(),
         _ => {}
     }
-    report(&figures(words, &model, level));
+    let mut figures = figures(words, &model, level);
+    if let ("uncertain", Report::Result { samples, .. }) = (behaviour.as_str(), &mut figures) {
+        // So many slow ones that another run might have them in its P99.
+        samples
+            .iter_mut()
+            .step_by(120)
+            .for_each(|one| one[2] = 80.0);
+    }
+    report(&figures);
     match behaviour.as_str() {
         "crash-at-exit" => std::process::abort(),
         "stay" => sleep_for_ever(),

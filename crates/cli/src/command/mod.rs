@@ -58,7 +58,12 @@ impl Command {
             Command::Sim(args) => sim::run(&args),
             Command::Doctor(args) => doctor::run(&args),
             Command::Bench(args) => {
-                let mut context = xsched_bench::Context::current(env!("CARGO_PKG_VERSION"))
+                let version = env!("CARGO_PKG_VERSION");
+                let version = match option_env!("XSCHED_COMMIT") {
+                    Some(commit) => format!("{version} ({commit})"),
+                    None => version.to_owned(),
+                };
+                let mut context = xsched_bench::Context::current(&version)
                     .context("cannot set up a benchmark")?;
                 let existing = std::env::var_os(shim::LD_PRELOAD);
                 let shims = shim::installed(&context.program);

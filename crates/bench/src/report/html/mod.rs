@@ -11,8 +11,9 @@ use std::path::{Path, PathBuf};
 use minijinja::{Environment, context};
 use serde::Serialize;
 
-use super::figures::{RunReport, Verdict};
-use super::tables::{CheckRow, FigureRow, check_rows, figure_rows, headlines, why};
+use super::figures::RunReport;
+use super::tables::{CheckRow, FigureRow, check_rows, figure_rows, headlines, task_rows, why};
+use crate::criteria::Verdict;
 
 pub(crate) use svg::short;
 
@@ -98,6 +99,10 @@ pub fn page(report: &RunReport) -> anyhow::Result<String> {
         ("Kernel", host.kernel.clone()),
         ("Device", run.device.clone()),
     ];
+    if !host.accelerators.is_empty() {
+        facts.push(("Accelerators", host.accelerators.join(", ")));
+    }
+    facts.extend(host.driver.clone().map(|driver| ("Driver", driver)));
     let cpu = run
         .phases
         .iter()
@@ -119,6 +124,7 @@ pub fn page(report: &RunReport) -> anyhow::Result<String> {
         problems => report.problems,
         checks,
         rows,
+        tasks => task_rows(run),
         distributions,
         timelines,
         throughput => charts::throughput(report),
@@ -135,8 +141,16 @@ pub fn page(report: &RunReport) -> anyhow::Result<String> {
 /// task. `None` without samples.
 pub fn figure(report: &RunReport) -> Option<String> {
     let drawing = charts::distribution(report, report.run.tasks.first()?, 0)?;
-    let ground = r#"<rect width="100%" height="100%" fill="var(--page)"/>"#;
     let (opening, rest) = drawing.split_once('\n')?;
+    let (_, size) = opening.split_once("viewBox=\"0 0 ")?;
+    let (width, height) = size.split_once('"')?.0.split_once(' ')?;
+    // An image has a size of its own.
+    let opening = opening.replacen(
+        "<svg ",
+        &format!("<svg width=\"{width}\" height=\"{height}\" "),
+        1,
+    );
+    let ground = r#"<rect width="100%" height="100%" fill="var(--page)"/>"#;
     Some(format!(
         "{opening}\n<style>\n{STYLE}</style>\n{ground}\n{rest}\n"
     ))

@@ -4,13 +4,12 @@ use std::time::Duration;
 
 use crate::manifest::Manifest;
 use crate::phase::Measurement;
-use crate::report::{Record, RunReport};
 use crate::results::seconds;
-use crate::run::{Check, Contender, FORMAT, Failure, Grade, Kind, Phase, Run, Task, TaskResult};
+use crate::run::{Contender, FORMAT, Failure, Kind, Phase, Run, Task, TaskResult};
 use crate::scenario::options::Only;
-use crate::stats::{Interval, summarize};
+use crate::stats::summarize;
 use crate::task::TaskSpec;
-use crate::verdict::{self, Comparison, LOW_LIMIT, MIN_REQUESTS, P99_LIMIT, RATE_LIMIT};
+use crate::verdict::Samples;
 
 pub(super) const STANDALONE: &str = "standalone";
 
@@ -70,6 +69,7 @@ pub(super) fn phase(
     timestamp: String,
     duration: Duration,
     measured: &[Measurement],
+    scheduler_cpu_s: Option<f64>,
     samples_file: String,
 ) -> Phase {
     let result = |measured: &Measurement| {
@@ -99,210 +99,25 @@ pub(super) fn phase(
         timestamp,
         duration_s: duration.as_secs_f64(),
         tasks: measured.iter().map(result).collect(),
-        scheduler_cpu_s: None,
+        scheduler_cpu_s,
         samples_file,
         trace_file: None,
     }
 }
 
-/// The criteria of the document, with intervals; and what is worth knowing beside them.
-pub(super) fn checks(record: &Record, report: &RunReport) -> Vec<Check> {
-    let (Some(comparison), Some(scheduled)) = (&record.comparison, &record.scheduled) else {
-        return Vec::new();
-    };
-    let high = scheduled.high_priority.task.as_str();
-    let low: Vec<&str> = report.run.tasks[1..]
-        .iter()
-        .map(|task| task.name.as_str())
-        .collect();
-    let mut checks = vec![
-        p99(high, comparison, report),
-        Check {
-            task: Some(high.to_owned()),
-            what: "throughput ÷ rate asked for".into(),
-            limit: format!("≥ {:.0}", RATE_LIMIT * 100.0),
-            measured: comparison.high_throughput_share_of_rate * 100.0,
-            interval: None,
-            unit: "%".into(),
-            grade: grade(comparison.high_throughput, None, RATE_LIMIT * 100.0, true),
-            note: None,
-        },
-        low_throughput(&low, comparison, report),
-        Check {
-            task: None,
-            what: "tasks unscheduled in a scheduled phase or the reverse, outputs that differ"
-                .into(),
-            limit: "0".into(),
-            measured: comparison.faults.len() as f64,
-            interval: None,
-            unit: "faults".into(),
-            grade: match comparison.faults.is_empty() {
-                true => Grade::Met,
-                false => Grade::Missed,
-            },
-            note: (!comparison.faults.is_empty()).then(|| comparison.faults.join("; ")),
-        },
-    ];
-    checks.extend(information(high, comparison, report));
-    checks
-}
-
-fn p99(high: &str, comparison: &Comparison, report: &RunReport) -> Check {
-    let interval = interval_of_ratio(high, "native", report, Figure::P99);
-    let note = match comparison.high_latency {
-        verdict::Grade::NotEnoughRequests {
-            requests,
-            run_seconds,
-        } => Some(format!(
-            "{requests} requests a phase, a P99 verdict needs {MIN_REQUESTS}: run with --duration \
-             {run_seconds} or longer"
-        )),
-        _ => None,
-    };
-    Check {
-        task: Some(high.to_owned()),
-        what: "P99 ÷ native".into(),
-        limit: format!("< {P99_LIMIT:.2}"),
-        measured: comparison.high_p99_ratio,
-        interval,
-        unit: "×".into(),
-        grade: grade(comparison.high_latency, interval, P99_LIMIT, false),
-        note,
+/// The samples of a phase as they are compared: the first task of a round is the high-priority one, the
+/// others are the copies of the low-priority one.
+pub(super) fn samples(rounds: &[Vec<Measurement>]) -> Samples {
+    let mut samples = Samples::default();
+    for round in rounds {
+        let mut tasks = round.iter();
+        samples
+            .high
+            .extend(tasks.next().iter().flat_map(|high| &high.samples));
+        let mut low: Vec<[f64; 3]> = tasks.flat_map(|low| &low.samples).copied().collect();
+        let end = |&[arrival, _, latency]: &[f64; 3]| arrival + latency;
+        low.sort_by(|a, b| end(a).total_cmp(&end(b)));
+        samples.low.extend(low);
     }
-}
-
-fn low_throughput(low: &[&str], comparison: &Comparison, report: &RunReport) -> Check {
-    let one = match low {
-        [one] => Some(*one),
-        _ => None,
-    };
-    let interval = one
-        .and_then(|one| interval_of_ratio(one, "native", report, Figure::Throughput))
-        .map(|interval| Interval {
-            low: interval.low.map(|end| end * 100.0),
-            high: interval.high.map(|end| end * 100.0),
-        });
-    let limit = LOW_LIMIT * 100.0;
-    Check {
-        task: one.map(str::to_owned),
-        what: match one {
-            Some(_) => "throughput ÷ native".into(),
-            None => format!("throughput of {} together ÷ native", low.join(", ")),
-        },
-        limit: format!("> {limit:.0}"),
-        measured: comparison.low_throughput_ratio * 100.0,
-        interval,
-        unit: "%".into(),
-        grade: grade(comparison.low_throughput, interval, limit, true),
-        note: None,
-    }
-}
-
-/// Against each task alone: shown, not judged.
-fn information(high: &str, comparison: &Comparison, report: &RunReport) -> Vec<Check> {
-    let of = |contender| report.figure(high, contender)?.latency_ms.as_ref();
-    let mut checks = Vec::new();
-    let mut add = |task: Option<&str>, what: &str, measured, interval, unit: &str| {
-        checks.push(Check {
-            task: task.map(str::to_owned),
-            what: what.to_owned(),
-            limit: "—".into(),
-            measured,
-            interval,
-            unit: unit.to_owned(),
-            grade: Grade::Information,
-            note: None,
-        });
-    };
-    if let (Some(after), Some(alone)) = (of("xsched"), of(STANDALONE)) {
-        let ratio = after.p99.ratio_to(&alone.p99);
-        let what = "P99 ÷ standalone";
-        add(Some(high), what, ratio.value, ratio.interval, "×");
-    }
-    if let Some(work) = &comparison.useful_work {
-        let what = "useful work (sum of throughput ÷ standalone) ÷ native";
-        add(None, what, work.ratio * 100.0, None, "%");
-    }
-    checks
-}
-
-enum Figure {
-    P99,
-    Throughput,
-}
-
-fn interval_of_ratio(
-    task: &str,
-    reference: &str,
-    report: &RunReport,
-    of: Figure,
-) -> Option<Interval> {
-    let figure = |contender| {
-        let figure = report.figure(task, contender)?;
-        match of {
-            Figure::P99 => Some(figure.latency_ms.as_ref()?.p99),
-            Figure::Throughput => Some(figure.throughput_per_s),
-        }
-    };
-    figure("xsched")?.ratio_to(&figure(reference)?).interval
-}
-
-/// The document's grade; where that is good, the interval must be on the right side of the limit,
-/// too, where there is one.
-fn grade(
-    document: verdict::Grade,
-    interval: Option<Interval>,
-    limit: f64,
-    more_is_better: bool,
-) -> Grade {
-    match document {
-        verdict::Grade::Poor => Grade::Missed,
-        verdict::Grade::NotEnoughRequests { .. } => Grade::NotEnoughRequests,
-        verdict::Grade::Good => {
-            let inside = interval.is_none_or(|interval| match more_is_better {
-                true => interval.low.is_some_and(|low| low > limit),
-                false => interval.high.is_some_and(|high| high < limit),
-            });
-            if inside {
-                Grade::Met
-            } else {
-                Grade::NotDistinguishable
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_good_figure_with_an_interval_over_the_limit_is_not_distinguishable() {
-        let interval = |low, high| Some(Interval { low, high });
-        let good = verdict::Grade::Good;
-        let check = |interval, more, expect| {
-            assert_eq!(grade(good, interval, 1.1, more), expect, "{interval:?}");
-        };
-        check(interval(Some(0.5), Some(1.0)), false, Grade::Met);
-        check(
-            interval(Some(0.5), Some(1.2)),
-            false,
-            Grade::NotDistinguishable,
-        );
-        check(interval(Some(0.5), None), false, Grade::NotDistinguishable);
-        check(interval(Some(1.2), None), true, Grade::Met);
-        check(
-            interval(Some(1.0), Some(2.0)),
-            true,
-            Grade::NotDistinguishable,
-        );
-        check(None, true, Grade::Met);
-        let poor = grade(
-            verdict::Grade::Poor,
-            interval(Some(0.0), Some(9.0)),
-            1.1,
-            false,
-        );
-        assert_eq!(poor, Grade::Missed);
-    }
+    samples
 }

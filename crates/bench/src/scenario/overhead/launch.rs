@@ -10,6 +10,7 @@ use anyhow::{Context as _, bail};
 use xsched_wire::env;
 
 use crate::clock::now_ns;
+use crate::stats::median;
 use crate::worker::cuda::driver::{Device, Error, Stream, level_in_force};
 
 /// Launches of each kind that are timed one by one between two waits for the device: so few that the
@@ -85,27 +86,22 @@ fn measure(device: &Device, stream: Stream, batches: usize) -> anyhow::Result<Co
         device.synchronize(stream)?;
     }
     Ok(Costs {
-        bare: median(&mut bare),
-        hooked: median(&mut hooked),
+        bare: median(bare).context("no launch")?,
+        hooked: median(hooked).context("no launch")?,
     })
 }
 
 /// [`BATCH`] launches that follow launches of their own kind.
-fn row(times: &mut Vec<u64>, launch: impl Fn() -> Result<(), Error>) -> anyhow::Result<()> {
+fn row(times: &mut Vec<f64>, launch: impl Fn() -> Result<(), Error>) -> anyhow::Result<()> {
     launch()?;
     let mut before = now_ns();
     for _ in 0..BATCH {
         launch()?;
         let after = now_ns();
-        times.push(after - before);
+        times.push((after - before) as f64);
         before = after;
     }
     Ok(())
-}
-
-fn median(times: &mut [u64]) -> f64 {
-    times.sort_unstable();
-    times[times.len() / 2] as f64
 }
 
 fn say(figure: impl Display) -> anyhow::Result<()> {
