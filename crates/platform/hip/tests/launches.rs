@@ -88,14 +88,14 @@ fn memory_comes_and_goes_while_another_stream_of_the_process_is_held() {
         assert_eq!(set_priority(urgent.stream, 5), 0);
         let place = hip.word();
         held.close();
-        hip.write(held.stream, place, 1);
+        held.write(place, 1);
         a_moment();
         assert_eq!(value(place), 0);
         for _ in 0..10 {
             let memory = hip.alloc(4096);
             ok!(hip, hipFree(memory => usize));
         }
-        hip.write(urgent.stream, hip.word(), 1);
+        urgent.write(hip.word(), 1);
         hip.synchronize(urgent.stream);
         held.open();
         hip.synchronize(held.stream);
@@ -133,7 +133,7 @@ fn two_runtimes() {
     other.synchronize(stream);
     assert_eq!(value(place), 49, "nobody holds the second runtime");
     let place = first.word();
-    first.write(gated.stream, place, 1);
+    gated.write(place, 1);
     a_moment();
     assert_eq!(value(place), 0, "the first one is held as before");
     gated.open();

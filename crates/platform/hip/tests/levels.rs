@@ -32,7 +32,7 @@ fn level_2_stops_a_stream_behind_the_running_command() {
             SUCCESS
         );
         gated.close();
-        hip.write(gated.stream, place, 1);
+        gated.write(place, 1);
         end.store(1, SeqCst);
         a_moment();
         assert_eq!(
@@ -70,7 +70,7 @@ fn level_3_takes_the_running_command_off_and_puts_it_back() {
                 let now = hip.updates();
                 now.taken_off == before.taken_off + now.queues
             });
-            hip.write(gated.stream, place, round);
+            gated.write(place, round);
             // It would end now, if it ran.
             end.store(1, SeqCst);
             a_moment();
