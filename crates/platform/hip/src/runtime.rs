@@ -130,7 +130,7 @@ macro_rules! calls {
 calls! {
     /// The calling thread's device.
     fn get_device = c"hipGetDevice" (device: *mut i32);
-    /// Sets it; called on threads of ours alone.
+    /// Sets it; on a thread of the application's, for the duration of a call.
     fn set_device = c"hipSetDevice" (device: i32);
     /// Its place on the bus, as text.
     fn device_bus_id = c"hipDeviceGetPCIBusId" (text: *mut c_char, bytes: i32, device: i32);

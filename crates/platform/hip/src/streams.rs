@@ -214,23 +214,6 @@ impl Lasting {
     pub(crate) fn is_default(&self) -> bool {
         self.raw <= HIP_STREAM_PER_THREAD
     }
-
-    /// Whether the runtime says that the stream has work. For a default stream, which a thread of
-    /// another device cannot ask about: no.
-    pub(crate) fn is_busy(&self) -> bool {
-        // SAFETY: the program's own stream.
-        let query =
-            || runtime::relaxed(|| unsafe { runtime::stream_query(self.raw as hipStream_t) });
-        !self.is_default() && unless_capturing(query).is_some_and(|result| result != HIP_SUCCESS)
-    }
-
-    /// Makes its device that of the calling thread, which must be one of ours.
-    pub(crate) fn enter_device(&self) {
-        if runtime::current_device() != Some(self.device) {
-            // SAFETY: any number may be passed.
-            unsafe { runtime::set_device(self.device) };
-        }
-    }
 }
 
 /// Runs `body`, whose calls into the runtime pass through hooks as they are.
@@ -321,13 +304,14 @@ fn create(key: Key, raw: usize) -> Option<&'static Entry> {
 }
 
 /// Takes out every entry that matches. Their gates open first: the runtime may wait for what
-/// stands behind one.
+/// stands behind one. Nothing of ours enters the runtime with the stream when this returns.
 fn retire(matches: impl Fn(&Entry) -> bool) {
     guarded(|| {
         for entry in TABLE.all().filter(|entry| matches(entry)) {
             if let Some(queue) = &entry.queue
                 && entry.generation == generation()
             {
+                queue.close();
                 queue.hw().let_go();
                 queue.retire();
             }
