@@ -126,6 +126,25 @@ pub(super) fn registration() -> [(&'static str, usize); 3] {
     ]
 }
 
+/// `hipLaunchConfig_t`.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct LaunchConfig {
+    dimensions: [u32; 6],
+    shared: usize,
+    stream: Handle,
+    attributes: usize,
+    attribute_count: u32,
+}
+
+// SAFETY: integers.
+unsafe impl crate::cuda::abi::Plain for LaunchConfig {}
+
+const _: () = {
+    assert!(size_of::<LaunchConfig>() == 56);
+    assert!(std::mem::offset_of!(LaunchConfig, stream) == 32);
+};
+
 /// `hipLaunchParams`, of a launch on several devices.
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -148,23 +167,28 @@ api! {
     fn hipModuleGetFunction(function: Out<Handle>, module: Handle, name: Text) {
         cuModuleGetFunction(function, module, name)
     }
-    fn hipLaunchKernel(
-        host: usize, _grid: Dim3, _block: Dim3, parameters: Parameters, _shared: usize,
-        stream: Handle,
-    ) {
-        launch(host, parameters, stream, Null::Legacy)
+    fn hipModuleLoad(module: Out<Handle>, path: Text) {
+        match path.read() {
+            Ok(_) => code(Driver::get().load_any_module(module)),
+            Err(error) => error.0,
+        }
     }
-    fn hipLaunchKernel_spt(
-        host: usize, _grid: Dim3, _block: Dim3, parameters: Parameters, _shared: usize,
-        stream: Handle,
+    fn hipModuleLoadDataEx(
+        module: Out<Handle>, image: In<u8>, _count: u32, _options: usize, _values: usize,
     ) {
-        launch(host, parameters, stream, Null::PerThread)
+        cuModuleLoadData(module, image)
     }
-    fn hipLaunchCooperativeKernel(
-        host: usize, _grid: Dim3, _block: Dim3, parameters: Parameters, _shared: u32,
-        stream: Handle,
+    fn hipLaunchKernelExC(config: In<LaunchConfig>, host: usize, parameters: Parameters) {
+        match config.get() {
+            Ok(config) => launch(host, parameters, config.stream, Null::Legacy),
+            Err(error) => error.0,
+        }
+    }
+    fn hipDrvLaunchKernelEx(
+        config: In<crate::cuda::abi::LaunchConfig>, function: Handle, parameters: Parameters,
+        extra: Extra,
     ) {
-        launch(host, parameters, stream, Null::Legacy)
+        cuLaunchKernelEx(config, function, parameters, extra)
     }
     fn hipLaunchCooperativeKernelMultiDevice(list: In<OneOfSeveral>, count: i32, _flags: u32) {
         launch_on_several(list, count)
@@ -245,5 +269,18 @@ api! {
             0 => code(image.set_all(IMAGE, IMAGE.len())),
             error => error,
         }
+    }
+    ;
+    fn hipLaunchKernel / hipLaunchKernel_spt(
+        host: usize, _grid: Dim3, _block: Dim3, parameters: Parameters, _shared: usize,
+        stream: Handle,
+    ) |null| {
+        launch(host, parameters, stream, null)
+    }
+    fn hipLaunchCooperativeKernel / hipLaunchCooperativeKernel_spt(
+        host: usize, _grid: Dim3, _block: Dim3, parameters: Parameters, _shared: u32,
+        stream: Handle,
+    ) |null| {
+        launch(host, parameters, stream, null)
     }
 }

@@ -4,9 +4,12 @@ use std::ffi::c_char;
 
 use super::{DEVICE, LAST_ERROR, all_entries, api, kfd};
 use crate::cuda::{
-    abi::{Out, Text, code},
+    abi::{Handle, Out, Text, code},
     context::cuCtxSynchronize,
-    device::{cuDeviceGetAttribute, cuDeviceGetCount, cuDeviceGetName, cuDeviceGetPCIBusId},
+    device::{
+        cuDeviceGetAttribute, cuDeviceGetCount, cuDeviceGetName, cuDeviceGetPCIBusId,
+        cuMemPoolTrimTo,
+    },
     driver::Driver,
     result::{INVALID_DEVICE, INVALID_VALUE, NO_DEVICE, NOT_FOUND},
 };
@@ -58,6 +61,12 @@ api! {
     }
     fn hipDeviceSynchronize() {
         cuCtxSynchronize()
+    }
+    fn hipCtxSynchronize() {
+        cuCtxSynchronize()
+    }
+    fn hipMemPoolTrimTo(pool: Handle, keep: usize) {
+        cuMemPoolTrimTo(pool, keep)
     }
     fn hipDeviceReset() {
         kfd::close(DEVICE.get());
