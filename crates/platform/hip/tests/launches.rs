@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::{fs, process::Command};
+use std::{fs, path::Path, process::Command};
 
 use common::{
     Gated, Handle, Hip, NON_BLOCKING, SUCCESS, files, observed, preloaded, runtime,
@@ -102,6 +102,26 @@ fn memory_comes_and_goes_while_another_stream_of_the_process_is_held() {
         hip.synchronize(held.stream);
         assert_eq!(value(place), 1);
     });
+}
+
+/// The user's trials: `import torch` and `tensor.cuda()` hung under the preload, since locks were held around
+/// malloc. Here another thread uses HIP inside every allocation of the shim's and of the device's.
+#[test]
+fn no_lock_is_held_while_memory_of_host_or_device_is_allocated() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs/allocations.c");
+    let runtime = folder.path().join("libamdhip64.so.6");
+    let link = "-Wl,-soname,libamdhip64.so.6";
+    files::compile(&source, &runtime, &["-DRUNTIME", "-shared", "-fPIC", link]);
+    let program = folder.path().join("allocations");
+    let link = [runtime.to_str().unwrap(), "-pthread", "-ldl"];
+    files::compile(&source, &program, &link);
+    let mut command = Command::new(&program);
+    command
+        .env("LD_PRELOAD", shim())
+        .env("LD_LIBRARY_PATH", folder.path())
+        .env(LOCAL.0, LOCAL.1);
+    assert_eq!(files::output(&mut command), "host: 1, then 1; device: 2\n");
 }
 
 /// A program with a runtime of its own beside the system's: the first is scheduled, the other left alone.
