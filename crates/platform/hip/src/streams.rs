@@ -4,7 +4,7 @@ use std::{
     cell::Cell,
     sync::{
         Mutex, PoisonError,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
 };
 
@@ -341,6 +341,45 @@ pub(crate) fn reset(call: impl FnOnce() -> hipError_t) -> hipError_t {
     let device = runtime::current_device();
     retire(|entry| Some(entry.device) == device);
     opened(call)
+}
+
+// ---- what a thread says before it launches ----
+
+/// Around the choice of a device. An index out of range is the application's, and so is the answer; who
+/// reads it among a scheduler's lines should know whose it is.
+pub(crate) fn set_device(device: i32, call: impl FnOnce() -> hipError_t) -> hipError_t {
+    let result = call();
+    if result == HIP_ERROR_INVALID_DEVICE {
+        refused(device);
+    }
+    result
+}
+
+#[cold]
+fn refused(device: i32) {
+    static IS_SAID: AtomicBool = AtomicBool::new(false);
+    if !IS_SAID.swap(true, Ordering::Relaxed) {
+        state::say(&format!(
+            "the program asked for device {device}, which the runtime does not have: passed on as it is"
+        ));
+    }
+}
+
+thread_local! {
+    /// What the thread's next `hipLaunchByPtr` launches on.
+    static CONFIGURED: Cell<hipStream_t> = const { Cell::new(std::ptr::null_mut()) };
+}
+
+/// Around `hipConfigureCall`.
+pub(crate) fn configure(stream: hipStream_t, call: impl FnOnce() -> hipError_t) -> hipError_t {
+    let _ = CONFIGURED.try_with(|configured| configured.set(stream));
+    call()
+}
+
+/// The stream of the thread's last `hipConfigureCall`.
+pub(crate) fn configured() -> hipStream_t {
+    let none = std::ptr::null_mut();
+    CONFIGURED.try_with(Cell::get).unwrap_or(none)
 }
 
 // ---- synchronizing, capturing ----

@@ -22,6 +22,8 @@ use common::{
 };
 
 const HOOKS: &str = include_str!("../src/hooks.rs");
+/// What the stand-in does not have; ROCm 7 does.
+const LACKING: [&str; 2] = ["hipMemcpyBatchAsync", "hipMemcpy3DBatchAsync"];
 const NOT_READY: i32 = 600;
 const BYTES: usize = 1024;
 /// Rows of a copy: bytes, rows, and bytes from one to the next.
@@ -37,9 +39,10 @@ macro_rules! call {
 /// Things to submit.
 struct Bench<'a> {
     hip: &'a Hip,
-    /// A kernel, and the address by which the program launches it.
+    /// A kernel, the address by which the program launches it, and that of one without parameters.
     spin: Handle,
     function: usize,
+    empty: usize,
     executable: Handle,
     array: Handle,
     /// 64 KiB each: of the device, and pinned on the host.
@@ -51,10 +54,14 @@ type RegisterFunction = extern "C" fn(usize, usize, *const i8, *const i8, u32);
 
 impl<'a> Bench<'a> {
     fn new(hip: &'a Hip) -> Self {
-        static KERNEL: u8 = 0;
-        let function = std::ptr::from_ref(&KERNEL).addr();
+        static KERNELS: [u8; 2] = [0; 2];
+        let [function, empty] = KERNELS
+            .each_ref()
+            .map(|kernel| std::ptr::from_ref(kernel).addr());
         let register: RegisterFunction = hip.symbol("__hipRegisterFunction");
-        register(0, function, c"spin_us".as_ptr(), c"spin_us".as_ptr(), 0);
+        for (host, name) in [(function, c"spin_us"), (empty, c"xsched_bench_empty")] {
+            register(0, host, name.as_ptr(), name.as_ptr(), 0);
+        }
         let spin = hip.function("spin_us");
         let stream = hip.stream(NON_BLOCKING);
         // A function's first launch waits for the whole device.
@@ -75,6 +82,7 @@ impl<'a> Bench<'a> {
             hip,
             spin,
             function,
+            empty,
             executable,
             array,
             device: hip.alloc(1 << 16),
@@ -89,6 +97,16 @@ impl<'a> Bench<'a> {
         all[4..8].copy_from_slice(&[self.host, pitch, width, height]);
         all[12..16].copy_from_slice(&[self.device, pitch, width, height]);
         all[16..19].copy_from_slice(&[width, height, 2]);
+        all
+    }
+
+    /// `hipMemcpy3DPeerParms`: the same with a device behind each side.
+    fn layers_of_devices(&self) -> [usize; 21] {
+        let layers = self.layers();
+        let mut all = [0; 21];
+        all[..8].copy_from_slice(&layers[..8]);
+        all[9..17].copy_from_slice(&layers[8..16]);
+        all[18..].copy_from_slice(&layers[16..19]);
         all
     }
 
@@ -165,6 +183,16 @@ struct Config {
     shared: u64,
     stream: Handle,
     attributes: [usize; 2],
+}
+
+/// `hipFunctionLaunchParams`.
+#[repr(C)]
+struct FunctionOfSeveral {
+    function: Handle,
+    dimensions: [u32; 6],
+    shared: u32,
+    stream: Handle,
+    parameters: *const *const u32,
 }
 
 /// `hipLaunchParams`.
@@ -288,6 +316,22 @@ const SUBMITTING: &[Row] = &[
         call!(b, name; &config(stream) => &Config, b.spin => Handle,
             &parameters() => &[*const u32; 1], 0 => usize)
     }),
+    ("hipModuleLaunchCooperativeKernelMultiDevice", |b, name, stream| {
+        let parameters = parameters();
+        let one = FunctionOfSeveral {
+            function: b.spin,
+            dimensions: [1; 6],
+            shared: 0,
+            stream,
+            parameters: parameters.as_ptr(),
+        };
+        call!(b, name; &one => &FunctionOfSeveral, 1 => i32, 0 => u32)
+    }),
+    ("hipLaunchByPtr", |b, name, stream| {
+        let said = call!(b, "hipConfigureCall"; ONE => Dim3, ONE => Dim3, 0 => usize, stream => Handle);
+        assert_eq!(said, SUCCESS);
+        call!(b, name; b.empty => usize)
+    }),
     ("hipLaunchHostFunc", |b, name, stream| {
         call!(b, name; stream => Handle, nothing => extern "C" fn(*mut c_void), 0 => usize)
     }),
@@ -372,6 +416,27 @@ const SUBMITTING: &[Row] = &[
         call!(b, name; Pitched([b.device, pitch, width, height]) => Pitched, 1 => i32,
             Extent([width, height, 2]) => Extent, stream => Handle)
     }),
+    ("hipMemcpy3DPeerAsync", |b, name, stream| {
+        call!(b, name; &b.layers_of_devices() => &[usize; 21], stream => Handle)
+    }),
+    ("hipMemsetD2D8Async", |b, name, stream| {
+        let (width, height, pitch) = ROWS;
+        call!(b, name; b.device => usize, pitch => usize, 1 => u8, width => usize,
+            height => usize, stream => Handle)
+    }),
+    ("hipMemsetD2D16Async", |b, name, stream| {
+        let (width, height, pitch) = ROWS;
+        call!(b, name; b.device => usize, pitch => usize, 1 => u16, width / 2 => usize,
+            height => usize, stream => Handle)
+    }),
+    ("hipMemsetD2D32Async", |b, name, stream| {
+        let (width, height, pitch) = ROWS;
+        call!(b, name; b.device => usize, pitch => usize, 1 => u32, width / 4 => usize,
+            height => usize, stream => Handle)
+    }),
+    ("hipMemPrefetchAsync_v2", |b, name, stream| {
+        call!(b, name; b.device => usize, BYTES => usize, 1 => u64, 0 => u32, stream => Handle)
+    }),
     ("hipMemPrefetchAsync", |b, name, stream| {
         call!(b, name; b.device => usize, BYTES => usize, 0 => i32, stream => Handle)
     }),
@@ -444,6 +509,42 @@ const BLOCKING: &[Row] = &[
         call!(b, name; b.host => usize, pitch => usize, b.array => Handle, 0 => usize, 0 => usize,
             width => usize, height => usize, 2 => i32)
     }),
+    ("hipMemcpyToArray", |b, name, _| {
+        call!(b, name; b.array => Handle, 0 => usize, 0 => usize, b.host => usize, BYTES => usize,
+            1 => i32)
+    }),
+    ("hipMemcpyFromArray", |b, name, _| {
+        call!(b, name; b.host => usize, b.array => Handle, 0 => usize, 0 => usize, BYTES => usize,
+            2 => i32)
+    }),
+    ("hipMemcpyAtoD", |b, name, _| {
+        call!(b, name; b.device => usize, b.array => Handle, 0 => usize, BYTES => usize)
+    }),
+    ("hipMemcpyDtoA", |b, name, _| {
+        call!(b, name; b.array => Handle, 0 => usize, b.device => usize, BYTES => usize)
+    }),
+    ("hipMemcpyAtoA", |b, name, _| {
+        call!(b, name; b.array => Handle, 0 => usize, b.array => Handle, BYTES => usize,
+            BYTES => usize)
+    }),
+    ("hipMemcpy2DArrayToArray", |b, name, _| {
+        let (width, height, _) = ROWS;
+        call!(b, name; b.array => Handle, 0 => usize, 0 => usize, b.array => Handle, 64 => usize,
+            0 => usize, width => usize, height => usize, 3 => i32)
+    }),
+    ("hipMemcpy3DPeer", |b, name, _| call!(b, name; &b.layers_of_devices() => &[usize; 21])),
+    ("hipMemsetD2D8", |b, name, _| {
+        let (width, height, pitch) = ROWS;
+        call!(b, name; b.device => usize, pitch => usize, 1 => u8, width => usize, height => usize)
+    }),
+    ("hipMemsetD2D16", |b, name, _| {
+        let (width, height, pitch) = ROWS;
+        call!(b, name; b.device => usize, pitch => usize, 1 => u16, width / 2 => usize, height => usize)
+    }),
+    ("hipMemsetD2D32", |b, name, _| {
+        let (width, height, pitch) = ROWS;
+        call!(b, name; b.device => usize, pitch => usize, 1 => u32, width / 4 => usize, height => usize)
+    }),
     ("hipMemset", |b, name, _| call!(b, name; b.device => usize, 1 => i32, BYTES => usize)),
     ("hipMemset2D", |b, name, _| {
         let (width, height, pitch) = ROWS;
@@ -480,6 +581,8 @@ fn every_hook_that_submits_has_a_row() {
         assert_eq!(known.len(), rows.len());
         let variants: Vec<_> = known.iter().map(|name| per_thread(name)).collect();
         known.extend(variants.into_iter().filter(|name| hooked.contains(name)));
+        let lacking = LACKING.iter().filter(|name| hooked.contains(**name));
+        known.extend(lacking.map(ToString::to_string));
         assert_eq!(known, hooked);
     }
 }
@@ -594,6 +697,28 @@ fn so_is_each_of_the_threads_own_default_stream() {
                 let _ = block.set_bypass(true);
                 block.wake_gate();
             });
+        }
+    });
+}
+
+/// What programs get that look the runtime's functions up by the runtime itself.
+#[test]
+fn every_lookup_hands_out_hooks() {
+    shimmed(&[LOCAL], |hip| {
+        let hook = hip.symbol::<usize>("hipModuleLaunchKernel");
+        let by_version = ["hipGetProcAddress", "hipGetProcAddress_spt"];
+        let by_name = ["hipGetDriverEntryPoint", "hipGetDriverEntryPoint_spt"];
+        for name in by_version.into_iter().chain(by_name) {
+            let (mut found, wanted) = (0_usize, c"hipModuleLaunchKernel".as_ptr());
+            let result = if by_version.contains(&name) {
+                let ask: extern "C" fn(*const i8, &mut usize, i32, u64, usize) -> i32 =
+                    hip.symbol(name);
+                ask(wanted, &mut found, 60_400, 0, 0)
+            } else {
+                let ask: extern "C" fn(*const i8, &mut usize, u64, usize) -> i32 = hip.symbol(name);
+                ask(wanted, &mut found, 0, 0)
+            };
+            assert_eq!((result, found), (SUCCESS, hook), "{name}");
         }
     });
 }

@@ -182,6 +182,29 @@ fn when_the_kernel_refuses_it_is_level_2() {
     );
 }
 
+/// However many streams a program has, at each of which the platform refuses.
+#[test]
+fn why_a_level_is_no_higher_is_said_in_one_line_of_the_log() {
+    let refusals = [
+        ("hipExtMallocWithFlags:2", "refused signal memory (error 2)"),
+        ("ioctl:EPERM", "the kernel refused to update a queue"),
+    ];
+    for (failure, line) in refusals {
+        let more = [LOCAL, ("XSCHED_LOG", "info"), ("STANDIN_FAIL", failure)];
+        let told = common::told("STANDIN_FAIL");
+        if support::role().is_none() || told == failure {
+            shimmed_saying(Some(line), &more, |hip| {
+                let place = hip.word();
+                for stream in [0, hip.stream(NON_BLOCKING), hip.stream(0)] {
+                    hip.write(stream, place, 1);
+                    hip.synchronize(stream);
+                }
+                assert_eq!(value(place), 1);
+            });
+        }
+    }
+}
+
 #[test]
 fn with_several_gpus_in_a_process_it_is_level_2() {
     shimmed_saying(None, &[LOCAL, ("STANDIN_DEVICES", "2")], |hip| {

@@ -53,6 +53,22 @@ pub(crate) struct Parameters3d {
 
 #[derive(Clone, Copy)]
 #[repr(C)]
+struct PeerSide {
+    side: ParametersSide,
+    device: u64,
+}
+
+/// `hipMemcpy3DPeerParms`.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Parameters3dPeer {
+    from: PeerSide,
+    to: PeerSide,
+    extent: Extent,
+}
+
+#[derive(Clone, Copy)]
+#[repr(C)]
 struct DriverSide {
     at: [u32; 4],
     kind: u32,
@@ -74,6 +90,8 @@ pub(crate) struct Driver3d {
 
 // SAFETY: integers and addresses.
 unsafe impl Plain for Parameters3d {}
+// SAFETY: as above.
+unsafe impl Plain for Parameters3dPeer {}
 // SAFETY: as above.
 unsafe impl Plain for Driver3d {}
 
@@ -139,28 +157,36 @@ fn rows(
     copy(place, to, from, [width, height, 1], mode)
 }
 
+/// Between devices, whose memory has addresses of its own.
+fn layers_of_devices(place: (Handle, Null), parameters: In<Parameters3dPeer>, mode: Mode) -> i32 {
+    let parameters = match parameters.get() {
+        Ok(parameters) => parameters,
+        Err(error) => return error.0,
+    };
+    let (to, from) = (parameters.to.side.place(), parameters.from.side.place());
+    copy(place, to, from, parameters.extent.0, mode)
+}
+
 fn layers(place: (Handle, Null), parameters: In<Parameters3d>, mode: Mode) -> i32 {
     let parameters = match parameters.get() {
         Ok(parameters) => parameters,
         Err(error) => return error.0,
     };
-    let of = |it: ParametersSide| {
-        let memory = it.memory;
+    let (to, from) = (parameters.to.place(), parameters.from.place());
+    copy(place, to, from, parameters.extent.0, mode)
+}
+
+impl ParametersSide {
+    fn place(&self) -> Side3d {
+        let memory = self.memory;
         side(
-            it.array,
+            self.array,
             memory.address,
-            it.at.0,
+            self.at.0,
             memory.pitch,
             memory.height,
         )
-    };
-    copy(
-        place,
-        of(parameters.to),
-        of(parameters.from),
-        parameters.extent.0,
-        mode,
-    )
+    }
 }
 
 fn layers_by_driver(place: (Handle, Null), copied: In<Driver3d>, mode: Mode) -> i32 {
@@ -281,6 +307,60 @@ api! {
     fn hipDrvMemcpy3DAsync(copied: In<Driver3d>, stream: Handle) {
         layers_by_driver((stream, Null::Legacy), copied, Async)
     }
+    fn hipMemcpyToArray(
+        to: Handle, x: usize, y: usize, from: Address, length: usize, _kind: i32,
+    ) {
+        let place = side(to, from, [x, y, 0], 0, 0);
+        copy((0, Null::Legacy), place, side(0, from, [0; 3], length, 1), [length, 1, 1], Blocking)
+    }
+    fn hipMemcpyAtoD(to: Address, from: Handle, offset: usize, length: usize) {
+        cuMemcpyAtoD_v2(to, from, offset, length)
+    }
+    fn hipMemcpyDtoA(to: Handle, offset: usize, from: Address, length: usize) {
+        cuMemcpyDtoA_v2(to, offset, from, length)
+    }
+    fn hipMemcpyAtoA(to: Handle, to_offset: usize, from: Handle, offset: usize, length: usize) {
+        cuMemcpyAtoA_v2(to, to_offset, from, offset, length)
+    }
+    fn hipMemcpy2DArrayToArray(
+        to: Handle, to_x: usize, to_y: usize, from: Handle, x: usize, y: usize, width: usize,
+        height: usize, _kind: i32,
+    ) {
+        let nowhere = Address::default();
+        let to = side(to, nowhere, [to_x, to_y, 0], 0, 0);
+        let from = side(from, nowhere, [x, y, 0], 0, 0);
+        copy((0, Null::Legacy), to, from, [width, height, 1], Blocking)
+    }
+    fn hipMemcpy3DPeer(copied: In<Parameters3dPeer>) {
+        layers_of_devices((0, Null::Legacy), copied, Blocking)
+    }
+    fn hipMemcpy3DPeerAsync(copied: In<Parameters3dPeer>, stream: Handle) {
+        layers_of_devices((stream, Null::Legacy), copied, Async)
+    }
+    fn hipMemsetD2D8(to: Address, pitch: usize, value: u8, width: usize, height: usize) {
+        cuMemsetD2D8_v2(to, pitch, value, width, height)
+    }
+    fn hipMemsetD2D16(to: Address, pitch: usize, value: u16, width: usize, height: usize) {
+        cuMemsetD2D16_v2(to, pitch, value, width, height)
+    }
+    fn hipMemsetD2D32(to: Address, pitch: usize, value: u32, width: usize, height: usize) {
+        cuMemsetD2D32_v2(to, pitch, value, width, height)
+    }
+    fn hipMemsetD2D8Async(
+        to: Address, pitch: usize, value: u8, width: usize, height: usize, stream: Handle,
+    ) {
+        cuMemsetD2D8Async(to, pitch, value, width, height, stream)
+    }
+    fn hipMemsetD2D16Async(
+        to: Address, pitch: usize, value: u16, width: usize, height: usize, stream: Handle,
+    ) {
+        cuMemsetD2D16Async(to, pitch, value, width, height, stream)
+    }
+    fn hipMemsetD2D32Async(
+        to: Address, pitch: usize, value: u32, width: usize, height: usize, stream: Handle,
+    ) {
+        cuMemsetD2D32Async(to, pitch, value, width, height, stream)
+    }
     fn hipMemsetD8(to: Address, value: u8, count: usize) { cuMemsetD8_v2(to, value, count) }
     fn hipMemsetD16(to: Address, value: u16, count: usize) { cuMemsetD16_v2(to, value, count) }
     fn hipMemsetD32(to: Address, value: u32, count: usize) { cuMemsetD32_v2(to, value, count) }
@@ -327,6 +407,12 @@ api! {
     ) |null| {
         let from = side(from, to, [x, y, 0], 0, 0);
         copy((stream, null), side(0, to, [0; 3], pitch, height), from, [width, height, 1], Async)
+    }
+    fn hipMemcpyFromArray / hipMemcpyFromArray_spt(
+        to: Address, from: Handle, x: usize, y: usize, length: usize, _kind: i32,
+    ) |null| {
+        let from = side(from, to, [x, y, 0], 0, 0);
+        copy((0, null), side(0, to, [0; 3], length, 1), from, [length, 1, 1], Blocking)
     }
     fn hipMemcpy2DToArray / hipMemcpy2DToArray_spt(
         to: Handle, x: usize, y: usize, from: Address, pitch: usize, width: usize,

@@ -78,6 +78,22 @@ api! {
     fn hipMemPrefetchAsync(address: Address, length: usize, device: i32, stream: Handle) {
         cuMemPrefetchAsync(address, length, device, stream)
     }
+    // hipMemLocation, 8 bytes, comes in a register.
+    fn hipMemPrefetchAsync_v2(
+        address: Address, length: usize, location: u64, flags: u32, stream: Handle,
+    ) {
+        cuMemPrefetchAsync_v2(address, length, location, flags, stream)
+    }
+    fn hipHostAlloc(place: Out<Address>, length: usize, flags: u32) {
+        cuMemHostAlloc(place, length, flags)
+    }
+    fn hipMallocHost(place: Out<Address>, length: usize) { cuMemHostAlloc(place, length, 0) }
+    fn hipMemAllocHost(place: Out<Address>, length: usize) { cuMemHostAlloc(place, length, 0) }
+    fn hipFreeHost(address: Address) { cuMemFreeHost(address) }
+    fn hipMallocManaged(place: Out<Address>, length: usize, flags: u32) {
+        cuMemAllocManaged(place, length, flags)
+    }
+    fn hipFreeArray(array: Handle) { cuArrayDestroy(array) }
     fn hipArrayCreate(array: Out<Handle>, shape: In<ArrayShape>) {
         cuArrayCreate_v2(array, shape)
     }

@@ -17,6 +17,16 @@ use crate::cuda::{
 /// `hipDeviceAttributeCanUseStreamWaitValue`.
 const CAN_WAIT: i32 = 10_013;
 
+fn find(name: Text, place: Out<usize>, status: Out<u32>) -> i32 {
+    let find = || {
+        let name = name.read()?;
+        let found = all_entries().into_iter().find(|entry| entry.0 == name);
+        status.set_if_wanted(u32::from(found.is_none()));
+        place.set(found.ok_or(NOT_FOUND)?.1)
+    };
+    code(find())
+}
+
 api! {
     fn hipInit(flags: u32) {
         if flags == 0 { 0 } else { INVALID_VALUE.0 }
@@ -81,13 +91,18 @@ api! {
     fn hipGetProcAddress(
         name: Text, place: Out<usize>, _version: i32, _flags: u64, status: Out<u32>,
     ) {
-        let find = || {
-            let name = name.read()?;
-            let found = all_entries().into_iter().find(|entry| entry.0 == name);
-            status.set_if_wanted(u32::from(found.is_none()));
-            place.set(found.ok_or(NOT_FOUND)?.1)
-        };
-        code(find())
+        find(name, place, status)
+    }
+    fn hipGetProcAddress_spt(
+        name: Text, place: Out<usize>, _version: i32, _flags: u64, status: Out<u32>,
+    ) {
+        find(name, place, status)
+    }
+    fn hipGetDriverEntryPoint(name: Text, place: Out<usize>, _flags: u64, status: Out<u32>) {
+        find(name, place, status)
+    }
+    fn hipGetDriverEntryPoint_spt(name: Text, place: Out<usize>, _flags: u64, status: Out<u32>) {
+        find(name, place, status)
     }
 }
 
