@@ -66,6 +66,8 @@ struct State {
     /// Hints of all queues without ones of their own.
     hints: Hints,
     bypass: Bypass,
+    /// Levels that were lower than what was asked for, with the reason, as they were said.
+    said: BTreeSet<String>,
     /// When the queues were last tended.
     tended: Instant,
 }
@@ -99,6 +101,7 @@ impl Shared {
                 listening: false,
                 hints: settings.hints,
                 bypass: Bypass::default(),
+                said: BTreeSet::new(),
                 tended: Instant::now(),
             }),
             settings,
@@ -164,6 +167,7 @@ impl Shared {
         common: bool,
         managed: Weak<dyn Managed>,
     ) {
+        let attributes = managed.upgrade().map(|managed| managed.attributes());
         let entry = Entry {
             device: device.to_owned(),
             hints,
@@ -182,6 +186,9 @@ impl Shared {
         }
         state.live.insert(slot.index, entry);
         self.regroup(&mut state);
+        if let Some(attributes) = attributes {
+            state.explain(&attributes);
+        }
         drop(state);
         self.wake();
     }
@@ -477,6 +484,15 @@ impl State {
             self.outbox.push_back(message);
         }
     }
+
+    /// Says why a level is no higher, once a reason.
+    fn explain(&mut self, attributes: &Attributes) {
+        if let Some(reason) = &attributes.reason
+            && self.said.insert(reason.clone())
+        {
+            crate::log::info(&format!("level {} in force: {reason}", attributes.level));
+        }
+    }
 }
 
 impl Entry {
@@ -518,9 +534,7 @@ impl Link for Shared {
     }
 
     fn level(&self, slot: Slot, attributes: Attributes) {
-        if let Some(reason) = &attributes.reason {
-            crate::log::info(&format!("level {} in force: {reason}", attributes.level));
-        }
+        self.state().explain(&attributes);
         let message = ToScheduler::Level {
             slot: slot.index,
             attributes: shortened(attributes),

@@ -66,6 +66,10 @@ pub trait HwQueue: Send + Sync + 'static {
     /// What is wanted between two gates at this level (2 or 3); asked for anew at every gate.
     fn spacing(&self, level: Level) -> Spacing;
 
+    /// Called on the thread that launches submitted commands, before each: platforms on which a
+    /// thread has a current device make it the queue's.
+    fn enter_thread(&self) {}
+
     /// Called by the agent every 10 to 100 ms: a chance to see whether what was set still stands.
     fn tend(&self) {}
 

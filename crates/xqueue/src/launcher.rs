@@ -1,7 +1,7 @@
 //! The launcher thread: buffers explicitly submitted commands and passes admission for them.
 //!
 //! Every explicit command is followed by a completion mark, so that `wait` means that command and
-//! no later one.
+//! no later one. Commands run in the thread, so whoever waits for it is asked whether they are it.
 
 use std::{
     collections::VecDeque,
@@ -34,14 +34,22 @@ struct Shared<Q: HwQueue> {
 }
 
 struct Buffer<C> {
-    pending: VecDeque<C>,
+    /// Commands that the thread has not taken yet, with their numbers.
+    pending: VecDeque<(u64, C)>,
     submitted: u64,
-    launched: u64,
+    /// The command that the thread has taken.
+    taken: Option<u64>,
+    /// It is being given to the driver.
+    inside: bool,
+    /// Commands up to this one are not launched any more.
+    dropped: u64,
     /// Launched commands that were not seen completed, with the mark behind each; without one,
     /// only a synchronization tells.
     in_flight: VecDeque<(u64, Option<Mark>)>,
     held: bool,
     stopping: bool,
+    /// The hw queue has ended.
+    ended: bool,
     /// The first failure to launch since the last wait.
     error: Option<Error>,
 }
@@ -53,10 +61,13 @@ impl<Q: HwQueue> Launcher<Q> {
             buffer: Mutex::new(Buffer {
                 pending: VecDeque::new(),
                 submitted: 0,
-                launched: 0,
+                taken: None,
+                inside: false,
+                dropped: 0,
                 in_flight: VecDeque::new(),
                 held: false,
                 stopping: false,
+                ended: false,
                 error: None,
             }),
             changed: Condvar::new(),
@@ -77,10 +88,14 @@ impl<Q: HwQueue> Launcher<Q> {
 
     pub(crate) fn submit(&self, command: Q::Command) -> Result<Ticket, Error> {
         let mut buffer = self.shared.lock();
-        buffer.pending.push_back(command);
+        if buffer.ended {
+            return Err(Error::Ended);
+        }
         buffer.submitted += 1;
+        let number = buffer.submitted;
+        buffer.pending.push_back((number, command));
         self.shared.changed.notify_all();
-        Ok(Ticket(buffer.submitted))
+        Ok(Ticket(number))
     }
 
     pub(crate) fn hold(&self, held: bool) {
@@ -88,11 +103,50 @@ impl<Q: HwQueue> Launcher<Q> {
         self.shared.changed.notify_all();
     }
 
-    /// Waits until everything submitted so far was given to the driver.
+    /// Forgets every command that has not entered the driver yet: it counts as completed.
+    pub(crate) fn drop_pending(&self) {
+        let mut buffer = self.shared.lock();
+        buffer.dropped = buffer.submitted;
+        let pending = std::mem::take(&mut buffer.pending);
+        drop(buffer);
+        self.shared.changed.notify_all();
+        drop(pending); // theirs, so not under the lock
+    }
+
+    /// The hw queue ends: what is pending is dropped, and nothing is launched any more. True: nor is
+    /// anything being launched; false: the caller is what is being launched.
+    pub(crate) fn end(&self) -> bool {
+        let mut buffer = self.shared.lock();
+        buffer.ended = true;
+        buffer.held = false;
+        let pending = std::mem::take(&mut buffer.pending);
+        if !pending.is_empty() {
+            buffer.error.get_or_insert(Error::Ended);
+        }
+        self.shared.changed.notify_all();
+        while buffer.taken.is_some() && !self.is_own_thread() {
+            buffer = self.shared.sleep(buffer);
+        }
+        let is_over = buffer.taken.is_none();
+        drop(buffer);
+        drop(pending);
+        is_over
+    }
+
+    /// Waits until the thread is not in the driver; while it is held it does not enter it again.
+    pub(crate) fn wait_outside(&self) {
+        let mut buffer = self.shared.lock();
+        while buffer.inside && !self.is_own_thread() {
+            buffer = self.shared.sleep(buffer);
+        }
+    }
+
+    /// Waits until everything submitted so far was given to the driver. In a command, which would
+    /// wait for itself: does not wait.
     pub(crate) fn wait_launched(&self) -> Result<(), Error> {
         let mut buffer = self.shared.lock();
         let target = buffer.submitted;
-        while buffer.launched < target {
+        while buffer.launched() < target && !self.is_own_thread() {
             buffer = self.shared.sleep(buffer);
         }
         buffer.error.take().map_or(Ok(()), Err)
@@ -100,11 +154,12 @@ impl<Q: HwQueue> Launcher<Q> {
 
     pub(crate) fn wait(&self, ticket: Ticket) -> Result<(), Error> {
         let mut buffer = self.shared.lock();
-        while buffer.launched < ticket.0 {
+        while buffer.launched() < ticket.0 {
             buffer = self.shared.sleep(buffer);
         }
         let error = buffer.error.take();
         let launched = buffer.find(ticket);
+        let ended = buffer.ended;
         drop(buffer);
         let core = &self.shared.core;
         match launched {
@@ -113,15 +168,22 @@ impl<Q: HwQueue> Launcher<Q> {
                 .admission
                 .marks
                 .wait(mark, &core.hw, core.admission.slot),
+            Some(None) if ended => return Err(Error::Ended),
             Some(None) => core.synchronize()?,
         }
         error.map_or(Ok(()), Err)
     }
 
+    /// Whether a command of this queue calls.
+    fn is_own_thread(&self) -> bool {
+        let own = self.thread.as_ref().map(|thread| thread.thread().id());
+        own == Some(std::thread::current().id())
+    }
+
     pub(crate) fn query(&self, ticket: Ticket) -> bool {
         let buffer = self.shared.lock();
         let core = &self.shared.core;
-        buffer.launched >= ticket.0
+        buffer.launched() >= ticket.0
             && match buffer.find(ticket) {
                 None => true,
                 Some(Some(mark)) => core.admission.marks.is_reached(mark, core.admission.slot),
@@ -132,15 +194,21 @@ impl<Q: HwQueue> Launcher<Q> {
 
 impl<Q: HwQueue> Drop for Launcher<Q> {
     fn drop(&mut self) {
+        if self.process != std::process::id() {
+            // In a forked child there is no such thread to join, nor one to detach, and whoever held
+            // the lock is gone, too.
+            std::mem::forget(self.thread.take());
+            return;
+        }
         let mut buffer = self.shared.lock();
         buffer.stopping = true;
         buffer.held = false;
         drop(buffer);
         self.shared.changed.notify_all();
-        match self.thread.take() {
-            Some(thread) if self.process == std::process::id() => drop(thread.join()),
-            // In a forked child there is no such thread to join, nor one to detach.
-            thread => std::mem::forget(thread),
+        if !self.is_own_thread()
+            && let Some(thread) = self.thread.take()
+        {
+            drop(thread.join());
         }
     }
 }
@@ -160,19 +228,20 @@ impl<Q: HwQueue> Shared<Q> {
     }
 
     fn run(&self) {
-        while let Some(command) = self.next() {
-            self.launch(command);
+        while let Some((number, command)) = self.next() {
+            self.launch(number, command);
         }
     }
 
     /// The next command that may be launched; `None`: stopped, and the buffer is empty.
-    fn next(&self) -> Option<Q::Command> {
+    fn next(&self) -> Option<(u64, Q::Command)> {
         let mut buffer = self.lock();
         loop {
             if !buffer.held
-                && let Some(command) = buffer.pending.pop_front()
+                && let Some((number, command)) = buffer.pending.pop_front()
             {
-                return Some(command);
+                buffer.taken = Some(number);
+                return Some((number, command));
             }
             if buffer.stopping && buffer.pending.is_empty() {
                 return None;
@@ -181,12 +250,23 @@ impl<Q: HwQueue> Shared<Q> {
         }
     }
 
-    fn launch(&self, command: Q::Command) {
+    fn launch(&self, number: u64, command: Q::Command) {
         let core = &self.core;
+        core.hw.enter_thread();
         let pass = core.admit();
+        if !self.enter(number) {
+            drop(command); // theirs, so not under the lock
+            drop(pass);
+            self.lock().taken = None;
+            self.changed.notify_all();
+            return;
+        }
         let launched = core.hw.launch(command);
         drop(pass);
-        let marked = core.admission.marks.place(&core.hw, core.admission.slot);
+        // The command itself may have ended the queue.
+        let is_over = self.lock().ended;
+        let marked = (!is_over).then(|| core.admission.marks.place(&core.hw, core.admission.slot));
+        let mark = marked.transpose();
 
         let mut buffer = self.lock();
         while let Some(&(_, Some(mark))) = buffer.in_flight.front()
@@ -194,19 +274,45 @@ impl<Q: HwQueue> Shared<Q> {
         {
             buffer.in_flight.pop_front();
         }
-        buffer.launched += 1;
-        let ticket = buffer.launched;
-        buffer
-            .in_flight
-            .push_back((ticket, marked.as_ref().ok().copied()));
-        if let Err(error) = launched.and(marked.map(drop)) {
+        buffer.taken = None;
+        buffer.inside = false;
+        let known = mark.as_ref().ok().copied().flatten();
+        buffer.in_flight.push_back((number, known));
+        if let Err(error) = launched.and(mark.map(drop)) {
             buffer.error.get_or_insert(Error::Hw(error));
         }
         self.changed.notify_all();
     }
+
+    /// Whether a command that was admitted goes to the driver. One that was held or dropped while it
+    /// waited for admission does not, or not yet.
+    fn enter(&self, number: u64) -> bool {
+        let mut buffer = self.lock();
+        loop {
+            if buffer.ended {
+                buffer.error.get_or_insert(Error::Ended);
+                return false;
+            }
+            if number <= buffer.dropped {
+                return false;
+            }
+            if !buffer.held {
+                buffer.inside = true;
+                return true;
+            }
+            buffer = self.sleep(buffer);
+        }
+    }
 }
 
 impl<C> Buffer<C> {
+    /// Up to this one every command was launched or dropped.
+    fn launched(&self) -> u64 {
+        let next = self.pending.front().map(|&(number, _)| number);
+        let first = self.taken.or(next);
+        first.map_or(self.submitted, |first| first - 1)
+    }
+
     /// A launched command that was not seen completed, with its mark.
     fn find(&self, ticket: Ticket) -> Option<Option<Mark>> {
         let found = self

@@ -41,6 +41,9 @@ pub enum Error {
     /// The system refused a thread.
     #[error("cannot start the launcher thread: {0}")]
     Thread(String),
+    /// The hw queue ended before the command was launched.
+    #[error("the queue has ended")]
+    Ended,
 }
 
 /// How a queue is managed.
@@ -60,6 +63,8 @@ pub struct Managing {
 pub struct XQueue<Q: HwQueue> {
     core: Arc<Core<Q>>,
     launcher: OnceLock<Launcher<Q>>,
+    /// The application has suspended it.
+    suspended: Mutex<bool>,
 }
 
 pub(crate) struct Core<Q> {
@@ -72,8 +77,10 @@ pub(crate) struct Core<Q> {
     reason: Mutex<Option<String>>,
     /// Submissions at the last `tend`.
     polled: AtomicU64,
+    /// It passes everything through for good.
+    closed: AtomicBool,
     /// The slot was given back.
-    retired: AtomicBool,
+    released: AtomicBool,
 }
 
 /// The share that was asked for, and the one that the hardware has; `None`: it may be any.
@@ -107,9 +114,11 @@ impl<Q: HwQueue> XQueue<Q> {
                 }),
                 reason: Mutex::new(reason),
                 polled: AtomicU64::new(u64::MAX),
-                retired: AtomicBool::new(false),
+                closed: AtomicBool::new(false),
+                released: AtomicBool::new(false),
             }),
             launcher: OnceLock::new(),
+            suspended: Mutex::new(false),
         }
     }
 
@@ -172,11 +181,16 @@ impl<Q: HwQueue> XQueue<Q> {
         self.launcher()?.wait(ticket)
     }
 
+    /// Waits until everything submitted so far was given to the driver. In a submitted command, which
+    /// would wait for itself: does not wait.
+    pub fn wait_launched(&self) -> Result<(), Error> {
+        let launcher = self.launcher.get();
+        launcher.map_or(Ok(()), Launcher::wait_launched)
+    }
+
     /// Waits until everything submitted and launched so far has completed.
     pub fn wait_all(&self) -> Result<(), Error> {
-        if let Some(launcher) = self.launcher.get() {
-            launcher.wait_launched()?;
-        }
+        self.wait_launched()?;
         self.synchronize()
     }
 
@@ -190,19 +204,71 @@ impl<Q: HwQueue> XQueue<Q> {
     /// Stops the queue, whatever the scheduler says: buffered commands stay, and the scheduler is
     /// told to close the gate on those in flight.
     pub fn suspend(&self) {
-        self.hold(true);
+        let mut suspended = lock(&self.suspended);
+        if !std::mem::replace(&mut *suspended, true) {
+            self.hold_buffer(true);
+            self.core.link.hold(self.slot(), true);
+        }
+    }
+
+    /// Whether it is suspended.
+    pub fn is_suspended(&self) -> bool {
+        *lock(&self.suspended)
+    }
+
+    /// The same as [`suspend`](Self::suspend), and returns when nothing of it executes: buffered commands stay, those in the hw
+    /// queue have completed. Above level 1 a closed gate would keep them there, so it closes after
+    /// them; what other threads launch in place meanwhile may stand behind it. In a queue that the
+    /// scheduler holds they wait for the scheduler. A queue that is suspended already is left so.
+    pub fn suspend_and_wait(&self) -> Result<(), Error> {
+        let mut suspended = lock(&self.suspended);
+        if std::mem::replace(&mut *suspended, true) {
+            return Ok(());
+        }
+        self.hold_buffer(true);
+        let before = matches!(self.level(), None | Some(Level::Lv1));
+        if before {
+            self.core.link.hold(self.slot(), true);
+        }
+        drop(suspended);
+        if let Some(launcher) = self.launcher.get() {
+            launcher.wait_outside();
+        }
+        let result = self.synchronize();
+        let suspended = lock(&self.suspended);
+        if *suspended && !before {
+            self.core.link.hold(self.slot(), true);
+        }
+        result
     }
 
     /// Undoes [`suspend`](Self::suspend).
     pub fn resume(&self) {
-        self.hold(false);
+        self.go_on(false);
     }
 
-    fn hold(&self, held: bool) {
+    /// The same without the buffered commands: they are forgotten and count as completed. What the hw
+    /// queue has already executes. A queue that was not suspended loses nothing.
+    pub fn resume_dropping(&self) {
+        self.go_on(true);
+    }
+
+    fn go_on(&self, drops: bool) {
+        let mut suspended = lock(&self.suspended);
+        if !std::mem::replace(&mut *suspended, false) {
+            return;
+        }
+        if drops && let Some(launcher) = self.launcher.get() {
+            launcher.drop_pending();
+        }
+        self.hold_buffer(false);
+        self.core.link.hold(self.slot(), false);
+    }
+
+    fn hold_buffer(&self, held: bool) {
         if let Ok(launcher) = self.launcher() {
             launcher.hold(held);
         }
-        self.core.link.hold(self.core.admission.slot, held);
     }
 
     /// Changes the level while running. A level that the hw queue does not support is an error and
@@ -221,11 +287,19 @@ impl<Q: HwQueue> XQueue<Q> {
         Ok(())
     }
 
-    /// The hw queue is about to end: the gate opens for good and the slot is given back. Nothing
-    /// may be launched any more; dropping the queue later does nothing further.
+    /// The hw queue is about to end: nothing is held or marked any more, and gates open for good.
+    pub fn close(&self) {
+        self.core.close();
+    }
+
+    /// The hw queue ends: what was submitted and not launched is dropped, what is being launched is
+    /// waited for (not in that command itself), and the slot is given back. Nothing may be launched
+    /// any more; dropping the queue later does nothing further.
     pub fn retire(&self) {
-        if self.core.close() {
-            self.core.link.released(self.core.admission.slot);
+        self.core.close();
+        // A command that calls still has its pass; the slot is given back with the queue then.
+        if self.launcher.get().is_none_or(Launcher::end) {
+            self.core.release();
         }
     }
 
@@ -242,11 +316,9 @@ impl<Q: HwQueue> Drop for XQueue<Q> {
     fn drop(&mut self) {
         // Gates open before the launcher drains its buffer through them; the slot is given back
         // when nothing can use it any more.
-        let was_open = self.core.close();
+        self.core.close();
         drop(self.launcher.take());
-        if was_open {
-            self.core.link.released(self.core.admission.slot);
-        }
+        self.core.release();
     }
 }
 
@@ -261,14 +333,18 @@ impl<Q: HwQueue> Core<Q> {
         admitted.pass
     }
 
-    /// True for the one call that closes.
-    fn close(&self) -> bool {
-        let first = !self.retired.swap(true, Ordering::SeqCst);
-        if first {
+    fn close(&self) {
+        if !self.closed.swap(true, Ordering::SeqCst) {
             self.admission.set_level(None);
             self.link.closing(self.admission.slot);
         }
-        first
+    }
+
+    /// Gives the slot back, once.
+    fn release(&self) {
+        if !self.released.swap(true, Ordering::SeqCst) {
+            self.link.released(self.admission.slot);
+        }
     }
 
     pub(crate) fn synchronize(&self) -> Result<(), HwError> {
@@ -290,7 +366,7 @@ impl<Q: HwQueue> Core<Q> {
     /// Whether a synchronization from that point on left the queue idle.
     fn note_drained(&self, point: DrainPoint) -> bool {
         // After closing, the block may be another queue's.
-        if self.retired.load(Ordering::SeqCst) {
+        if self.closed.load(Ordering::SeqCst) {
             return false;
         }
         // Only a queue that became idle proves that the count covers its commands: see `block`.
@@ -315,6 +391,9 @@ impl<Q: HwQueue> Core<Q> {
     }
 
     fn change_level(&self, level: Level, reason: Option<String>) {
+        if self.closed.load(Ordering::SeqCst) {
+            return; // an ending queue holds nothing any more
+        }
         self.admission.set_level(Some(level));
         *lock(&self.reason) = reason;
         self.share_hardware(None);
@@ -361,7 +440,7 @@ impl<Q: HwQueue> Core<Q> {
 
 impl<Q: HwQueue> Managed for Core<Q> {
     fn tend(&self, may_be_asked: bool) {
-        if self.retired.load(Ordering::SeqCst) {
+        if self.closed.load(Ordering::SeqCst) {
             return;
         }
         self.hw.tend();

@@ -9,6 +9,7 @@ use std::sync::{
 };
 
 use common::{counting, queue};
+use xsched_cpu::Command;
 use xsched_wire::{Level, LevelChoice, env::LaunchConfig};
 use xsched_xqueue::{Error, HwError, HwQueue};
 
@@ -87,6 +88,70 @@ fn dropping_a_suspended_queue_runs_its_buffer() {
             std::thread::yield_now();
         }
         assert_eq!(link.released.load(Ordering::SeqCst), 1);
+    }
+}
+
+/// A command that tells that it has begun, and goes on when it is told to.
+fn stopping(counter: &Arc<AtomicUsize>) -> (Command, mpsc::Receiver<()>, mpsc::Sender<()>) {
+    let (begun, has_begun) = mpsc::channel();
+    let (go_on, told) = mpsc::channel();
+    let counter = counter.clone();
+    let command = move || {
+        begun.send(()).map_err(|error| error.to_string())?;
+        told.recv().map_err(|error| error.to_string())?;
+        counter.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    };
+    (Box::new(command), has_begun, go_on)
+}
+
+#[test]
+fn suspend_and_wait_returns_when_nothing_executes() {
+    for level in levels() {
+        let (queue, block, _) = queue(level, LaunchConfig::default());
+        let (done, rest) = (Arc::default(), Arc::default());
+        let (command, has_begun, go_on) = stopping(&done);
+        queue.submit(command).unwrap();
+        has_begun.recv().unwrap();
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| {
+                queue.suspend_and_wait().unwrap();
+                done.load(Ordering::SeqCst)
+            });
+            common::until(|| queue.is_suspended());
+            let last = queue.submit(counting(&rest)).unwrap();
+            go_on.send(()).unwrap();
+            assert_eq!(waits.join().unwrap(), 1, "what executed is over");
+            assert!(!block.is_open() && queue.hw().is_drained());
+            queue.suspend_and_wait().unwrap(); // a second time changes nothing
+            assert_eq!(rest.load(Ordering::SeqCst), 0, "what is buffered stays");
+            queue.resume();
+            queue.wait(last).unwrap();
+        });
+        assert_eq!(rest.load(Ordering::SeqCst), 1);
+    }
+}
+
+#[test]
+fn resume_can_drop_what_is_buffered() {
+    for level in levels() {
+        let (queue, _, _) = queue(level, LaunchConfig::default());
+        let (dropped, kept) = (Arc::default(), Arc::default());
+        queue.submit(counting(&kept)).unwrap();
+        queue.wait_all().unwrap();
+        queue.suspend();
+        let submit = |counter| queue.submit(counting(counter)).unwrap();
+        let tickets: Vec<_> = (0..50).map(|_| submit(&dropped)).collect();
+        let last = tickets[49];
+        queue.resume_dropping();
+        queue.wait(last).unwrap();
+        assert!(queue.query(last), "what was dropped counts as completed");
+        let last = submit(&kept);
+        queue.resume_dropping(); // not suspended: nothing is lost
+        queue.wait(last).unwrap();
+        queue.wait_all().unwrap();
+        let count = |counter: &Arc<AtomicUsize>| counter.load(Ordering::SeqCst);
+        assert_eq!((count(&dropped), count(&kept)), (0, 2));
     }
 }
 

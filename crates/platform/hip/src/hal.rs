@@ -26,7 +26,7 @@ use xsched_wire::{
     Level,
     env::{Scheduler, Settings},
 };
-use xsched_xqueue::{Error, Ticket, XQueue};
+use xsched_xqueue::{Error, HwQueue, Ticket, XQueue};
 
 use crate::{
     hooks,
@@ -51,8 +51,14 @@ const UNKNOWN: i32 = 999;
 /// `XQueueState`.
 const IDLE: i32 = 1;
 const READY: i32 = 2;
-/// `kQueueSuspendFlagSyncHwQueue`: return when what was launched has completed.
+/// `kQueueSuspendFlagSyncHwQueue`: return when nothing of the queue executes.
 const SUSPEND_SYNC: i64 = 1;
+/// `kQueueSuspendFlagWaitAll`: let everything complete that was submitted before.
+const SUSPEND_WAIT_ALL: i64 = 2;
+/// `kQueueSuspendFlagWaitIdle`: the same until nothing more comes.
+const SUSPEND_WAIT_IDLE: i64 = 4;
+/// `kQueueResumeFlagDropCommands`: without what was submitted and not launched.
+const RESUME_DROPPING: i64 = 1;
 /// `hipErrorUnknown`: a program's own callback failed.
 const CALLBACK_FAILED: hipError_t = 999;
 
@@ -71,6 +77,7 @@ impl From<Error> for Refusal {
             Error::Level { .. } => Refusal::NotSupported,
             Error::Window { .. } => Refusal::InvalidValue,
             Error::Hw(_) | Error::Thread(_) => Refusal::Hardware,
+            Error::Ended => Refusal::NotFound,
         }
     }
 }
@@ -219,10 +226,15 @@ macro_rules! entries {
 }
 
 entries! {
-    /// A handle of a stream. The null stream is that of the calling thread's device.
+    /// A handle of a stream. The null stream is that of the calling thread's device, also when the handle
+    /// is used in a thread of another device. `hipStreamPerThread` is not supported: what is submitted
+    /// is launched by another thread, where it would be that thread's stream.
     fn HipQueueCreate(hwq: *mut Handle, stream: hipStream_t) {
         if hwq.is_null() {
             return Err(Refusal::InvalidValue);
+        }
+        if stream as usize == HIP_STREAM_PER_THREAD {
+            return Err(Refusal::NotSupported);
         }
         let stream = Lasting::new(stream).ok_or(Refusal::NotAllowed)?;
         let mut handles = handles();
@@ -247,12 +259,13 @@ entries! {
         }
         Ok(())
     }
-    /// Launches a command in the calling thread, when the queue's gate lets it.
+    /// Launches a command in the calling thread, when the queue's gate lets it. On a null stream the
+    /// command finds the stream's device current; the thread has its own again afterwards.
     fn HwQueueLaunch(hwq: Handle, command: Handle) {
         let stream = hardware(hwq)?;
         let submitted = handles().commands.get(&command).copied().ok_or(Refusal::NotFound)?;
         let call: Command = Box::new(move || submitted.run(hwq));
-        Ok(with(stream, |queue| queue.launch(call))??)
+        Ok(with(stream, |queue| queue.hw().on_device(|| queue.launch(call)))??)
     }
     /// Waits for everything that the stream has.
     fn HwQueueSynchronize(hwq: Handle) {
@@ -280,21 +293,28 @@ entries! {
         if flags != 0 {
             return Err(Refusal::NotSupported);
         }
-        let (level, stream) = (level(number)?, hardware(hwq)?);
-        if handles().x.values().any(|over| over.hw == hwq) {
+        let level = level(number)?;
+        // One lock: of several that come at once for one stream, one makes it.
+        let mut handles = handles();
+        let stream = handles.hw.get(&hwq).copied().ok_or(Refusal::NotFound)?;
+        if handles.x.values().any(|over| over.hw == hwq) {
             return Err(Refusal::NotAllowed);
         }
         with(stream, |queue| queue.set_level(level))??;
-        let mut handles = handles();
         let handle = handles.next();
         handles.x.insert(handle, Over { hw: hwq, stream, last: None });
         give(xq, handle)
     }
-    /// Ends an XQueue: what it held is released, and what was submitted is launched.
+    /// Ends an XQueue: what it held is released, and what was submitted is launched when this returns. In
+    /// a command of the queue, which cannot wait for itself, it is launched afterwards. Failures that
+    /// nobody has waited for are not reported any more.
     fn XQueueDestroy(xq: Handle) {
         let over = handles().x.remove(&xq).ok_or(Refusal::NotFound)?;
         // A stream that has ended holds nothing.
-        over.stream.with(XQueue::resume);
+        over.stream.with(|queue| {
+            queue.resume();
+            let _reported_to_nobody = queue.wait_launched();
+        });
         Ok(())
     }
     /// The XQueue over a stream.
@@ -317,10 +337,7 @@ entries! {
     fn XQueueSubmit(xq: Handle, command: Handle) {
         let over = over(xq)?;
         let submitted = handles().commands.get(&command).copied().ok_or(Refusal::NotFound)?;
-        let call: Command = Box::new(move || {
-            over.stream.enter_device();
-            streams::inside(|| submitted.run(over.hw))
-        });
+        let call: Command = Box::new(move || streams::inside(|| submitted.run(over.hw)));
         let ticket = with(over.stream, |queue| queue.submit(call))??;
         let mut handles = handles();
         if let Some(over) = handles.x.get_mut(&xq) {
@@ -350,30 +367,46 @@ entries! {
         let over = over(xq)?;
         let is_busy = with(over.stream, |queue| {
             let is_over = over.last.is_none_or(|ticket| queue.query(ticket));
-            !is_over || (queue.slot().block.state().is_ready() && over.stream.is_busy())
+            !is_over || (queue.slot().block.state().is_ready() && !queue.hw().is_drained())
         })?;
         give(place, if is_busy { READY } else { IDLE })
     }
-    /// Stops a queue, whatever the scheduler says.
+    /// Stops a queue, whatever the scheduler says; nothing happens to one that is stopped. Flags may be
+    /// added: 1, return when nothing of the queue executes (above level 1 what was launched completes
+    /// for that, since nothing can be taken out of a stream); 2, let everything complete first that
+    /// was submitted before, buffered commands included; 4, the same until nothing more comes. In a queue
+    /// that the scheduler holds they wait for the scheduler.
     fn XQueueSuspend(xq: Handle, flags: i64) {
-        let stream = over(xq)?.stream;
-        // Above level 1 what was launched is held, too: nobody can wait for that.
-        let may_wait = with(stream, |queue| matches!(queue.level(), None | Some(Level::Lv1)))?;
-        if flags & !SUSPEND_SYNC != 0 || (flags != 0 && !may_wait) {
+        if flags & !(SUSPEND_SYNC | SUSPEND_WAIT_ALL | SUSPEND_WAIT_IDLE) != 0 {
             return Err(Refusal::NotSupported);
         }
-        with(stream, |queue| {
+        let suspend = |queue: &XQueue<Stream>| {
+            if queue.is_suspended() {
+                return Ok(());
+            }
+            let waited = match flags & (SUSPEND_WAIT_ALL | SUSPEND_WAIT_IDLE) {
+                0 => Ok(()),
+                SUSPEND_WAIT_ALL => queue.wait_all(),
+                _ => wait_idle(queue),
+            };
+            if flags & SUSPEND_SYNC != 0 {
+                return waited.and(queue.suspend_and_wait());
+            }
             queue.suspend();
-            if flags & SUSPEND_SYNC != 0 { queue.synchronize() } else { Ok(()) }
-        })?
-        .map_err(Refusal::from)
+            waited
+        };
+        Ok(with(over(xq)?.stream, suspend)??)
     }
-    /// Undoes that.
+    /// Undoes that. With flag 1 without the commands that were submitted and not launched: they count as
+    /// completed. Commands that the stream has already execute; nothing takes them out.
     fn XQueueResume(xq: Handle, flags: i64) {
-        if flags != 0 {
+        if flags & !RESUME_DROPPING != 0 {
             return Err(Refusal::NotSupported);
         }
-        with(over(xq)?.stream, XQueue::resume)
+        with(over(xq)?.stream, |queue| match flags {
+            RESUME_DROPPING => queue.resume_dropping(),
+            _ => queue.resume(),
+        })
     }
     /// Commands that went through the queue so far, launched by whomever.
     fn XQueueProfileHwCommandCount(xq: Handle, count: *mut i64) {
@@ -437,6 +470,18 @@ entries! {
     /// How many of the earliest deadlines execute at once.
     fn XHintKDeadline(count: usize) {
         hint_process(Hint::KDeadline(bounded(i64::try_from(count).unwrap_or(i64::MAX))?))
+    }
+}
+
+/// Waits until no command of the queue is left.
+fn wait_idle(queue: &XQueue<Stream>) -> Result<(), Error> {
+    let state = || queue.slot().block.state();
+    loop {
+        let before = state().submitted();
+        queue.wait_all()?;
+        if state().submitted() == before {
+            return Ok(());
+        }
     }
 }
 

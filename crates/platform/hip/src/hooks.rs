@@ -86,8 +86,8 @@ fn submit(stream: hipStream_t, flavour: Flavour, call: impl FnOnce() -> hipError
 }
 
 /// Work for several streams at once, each of another device.
-fn submit_to_all(
-    list: *const LaunchParams,
+fn submit_to_all<L: OneLaunch>(
+    list: *const L,
     count: i32,
     call: impl FnOnce() -> hipError_t,
 ) -> hipError_t {
@@ -97,7 +97,7 @@ fn submit_to_all(
             // SAFETY: the program's own list of so many launches, valid for the duration of its call.
             let launch = unsafe { list.add(index) };
             // SAFETY: as above.
-            let stream = unsafe { (*launch).stream };
+            let stream = unsafe { &*launch }.stream();
             // A null stream would be that of the launch's device, which only the runtime knows.
             let way = (stream as usize > HIP_STREAM_PER_THREAD)
                 .then(|| streams::way(stream, Legacy))
@@ -180,6 +180,8 @@ hooks! { SUBMITTING;
     hipExtModuleLaunchKernel / "hipExtModuleLaunchKernel" (f: Opaque, gx: u32, gy: u32, gz: u32, bx: u32, by: u32, bz: u32, shared: usize, stream: hipStream_t, params: Opaque, extra: Opaque, start: Opaque, stop: Opaque, flags: u32) = |call| submit(stream, Legacy, call);
     hipExtModuleLaunchKernel_cpp / "_Z24hipExtModuleLaunchKernelP18ihipModuleSymbol_tjjjjjjmP12ihipStream_tPPvS4_P11ihipEvent_tS6_j" (f: Opaque, gx: u32, gy: u32, gz: u32, bx: u32, by: u32, bz: u32, shared: usize, stream: hipStream_t, params: Opaque, extra: Opaque, start: Opaque, stop: Opaque, flags: u32) = |call| submit(stream, Legacy, call);
     hipHccModuleLaunchKernel_cpp / "_Z24hipHccModuleLaunchKernelP18ihipModuleSymbol_tjjjjjjmP12ihipStream_tPPvS4_P11ihipEvent_tS6_" (f: Opaque, gx: u32, gy: u32, gz: u32, bx: u32, by: u32, bz: u32, shared: usize, stream: hipStream_t, params: Opaque, extra: Opaque, start: Opaque, stop: Opaque) = |call| submit(stream, Legacy, call);
+    hipModuleLaunchCooperativeKernelMultiDevice / "hipModuleLaunchCooperativeKernelMultiDevice" (list: *const FunctionLaunchParams, count: i32, flags: u32) = |call| submit_to_all(list, count, call);
+    hipLaunchByPtr / "hipLaunchByPtr" (f: Opaque) = |call| submit(streams::configured(), Legacy, call);
     hipLaunchKernelExC / "hipLaunchKernelExC" (config: *const LaunchConfig, f: Opaque, arguments: Opaque) = |call| submit(stream_of(config), Legacy, call);
     hipDrvLaunchKernelEx / "hipDrvLaunchKernelEx" (config: *const DriverLaunchConfig, f: Opaque, arguments: Opaque, extra: Opaque) = |call| submit(driver_stream_of(config), Legacy, call);
     hipLaunchHostFunc / "hipLaunchHostFunc" (stream: hipStream_t, function: Opaque, data: Opaque) = |call| submit(stream, Legacy, call);
@@ -219,6 +221,13 @@ hooks! { SUBMITTING;
     hipMemset2DAsync_spt / "hipMemset2DAsync_spt" (to: Opaque, pitch: usize, value: i32, width: usize, height: usize, stream: hipStream_t) = |call| submit(stream, PerThread, call);
     hipMemset3DAsync / "hipMemset3DAsync" (to: PitchedPtr, value: i32, extent: Extent, stream: hipStream_t) = |call| submit(stream, Legacy, call);
     hipMemset3DAsync_spt / "hipMemset3DAsync_spt" (to: PitchedPtr, value: i32, extent: Extent, stream: hipStream_t) = |call| submit(stream, PerThread, call);
+    hipMemcpy3DPeerAsync / "hipMemcpy3DPeerAsync" (copy: Opaque, stream: hipStream_t) = |call| submit(stream, Legacy, call);
+    hipMemcpyBatchAsync / "hipMemcpyBatchAsync" (to: Opaque, from: Opaque, bytes: Opaque, count: usize, attributes: Opaque, indices: Opaque, attribute_count: usize, failed: Opaque, stream: hipStream_t) = |call| submit(stream, Legacy, call);
+    hipMemcpy3DBatchAsync / "hipMemcpy3DBatchAsync" (count: usize, list: Opaque, failed: Opaque, flags: u64, stream: hipStream_t) = |call| submit(stream, Legacy, call);
+    hipMemsetD2D8Async / "hipMemsetD2D8Async" (to: Opaque, pitch: usize, value: u8, width: usize, height: usize, stream: hipStream_t) = |call| submit(stream, Legacy, call);
+    hipMemsetD2D16Async / "hipMemsetD2D16Async" (to: Opaque, pitch: usize, value: u16, width: usize, height: usize, stream: hipStream_t) = |call| submit(stream, Legacy, call);
+    hipMemsetD2D32Async / "hipMemsetD2D32Async" (to: Opaque, pitch: usize, value: u32, width: usize, height: usize, stream: hipStream_t) = |call| submit(stream, Legacy, call);
+    hipMemPrefetchAsync_v2 / "hipMemPrefetchAsync_v2" (memory: Opaque, bytes: usize, location: MemLocation, flags: u32, stream: hipStream_t) = |call| submit(stream, Legacy, call);
     hipMemPrefetchAsync / "hipMemPrefetchAsync" (memory: Opaque, bytes: usize, device: i32, stream: hipStream_t) = |call| submit(stream, Legacy, call);
     hipMallocAsync / "hipMallocAsync" (place: Opaque, bytes: usize, stream: hipStream_t) = |call| submit(stream, Legacy, call);
     hipMallocFromPoolAsync / "hipMallocFromPoolAsync" (place: Opaque, bytes: usize, pool: Opaque, stream: hipStream_t) = |call| submit(stream, Legacy, call);
@@ -251,6 +260,17 @@ hooks! { BLOCKING;
     hipMemcpy2DToArray_spt / "hipMemcpy2DToArray_spt" (to: Opaque, x: usize, y: usize, from: Opaque, pitch: usize, width: usize, height: usize, kind: i32) = |call| submit(std::ptr::null_mut(), PerThread, call);
     hipMemcpy2DFromArray / "hipMemcpy2DFromArray" (to: Opaque, pitch: usize, from: Opaque, x: usize, y: usize, width: usize, height: usize, kind: i32) = |call| submit(std::ptr::null_mut(), Legacy, call);
     hipMemcpy2DFromArray_spt / "hipMemcpy2DFromArray_spt" (to: Opaque, pitch: usize, from: Opaque, x: usize, y: usize, width: usize, height: usize, kind: i32) = |call| submit(std::ptr::null_mut(), PerThread, call);
+    hipMemcpyToArray / "hipMemcpyToArray" (to: Opaque, x: usize, y: usize, from: Opaque, bytes: usize, kind: i32) = |call| submit(std::ptr::null_mut(), Legacy, call);
+    hipMemcpyFromArray / "hipMemcpyFromArray" (to: Opaque, from: Opaque, x: usize, y: usize, bytes: usize, kind: i32) = |call| submit(std::ptr::null_mut(), Legacy, call);
+    hipMemcpyFromArray_spt / "hipMemcpyFromArray_spt" (to: Opaque, from: Opaque, x: usize, y: usize, bytes: usize, kind: i32) = |call| submit(std::ptr::null_mut(), PerThread, call);
+    hipMemcpyAtoD / "hipMemcpyAtoD" (to: Opaque, from: Opaque, offset: usize, bytes: usize) = |call| submit(std::ptr::null_mut(), Legacy, call);
+    hipMemcpyDtoA / "hipMemcpyDtoA" (to: Opaque, offset: usize, from: Opaque, bytes: usize) = |call| submit(std::ptr::null_mut(), Legacy, call);
+    hipMemcpyAtoA / "hipMemcpyAtoA" (to: Opaque, to_offset: usize, from: Opaque, offset: usize, bytes: usize) = |call| submit(std::ptr::null_mut(), Legacy, call);
+    hipMemcpy2DArrayToArray / "hipMemcpy2DArrayToArray" (to: Opaque, to_x: usize, to_y: usize, from: Opaque, x: usize, y: usize, width: usize, height: usize, kind: i32) = |call| submit(std::ptr::null_mut(), Legacy, call);
+    hipMemcpy3DPeer / "hipMemcpy3DPeer" (copy: Opaque) = |call| submit(std::ptr::null_mut(), Legacy, call);
+    hipMemsetD2D8 / "hipMemsetD2D8" (to: Opaque, pitch: usize, value: u8, width: usize, height: usize) = |call| submit(std::ptr::null_mut(), Legacy, call);
+    hipMemsetD2D16 / "hipMemsetD2D16" (to: Opaque, pitch: usize, value: u16, width: usize, height: usize) = |call| submit(std::ptr::null_mut(), Legacy, call);
+    hipMemsetD2D32 / "hipMemsetD2D32" (to: Opaque, pitch: usize, value: u32, width: usize, height: usize) = |call| submit(std::ptr::null_mut(), Legacy, call);
     hipMemset / "hipMemset" (to: Opaque, value: i32, bytes: usize) = |call| submit(std::ptr::null_mut(), Legacy, call);
     hipMemset_spt / "hipMemset_spt" (to: Opaque, value: i32, bytes: usize) = |call| submit(std::ptr::null_mut(), PerThread, call);
     hipMemset2D / "hipMemset2D" (to: Opaque, pitch: usize, value: i32, width: usize, height: usize) = |call| submit(std::ptr::null_mut(), Legacy, call);
@@ -277,7 +297,7 @@ hooks! { WAITING;
     hipEventQuery / "hipEventQuery" (event: hipEvent_t) = |call| streams::reached(event, call);
 }
 
-// Captures, and the end of streams.
+// Captures, the end of streams, and what a thread says before it launches.
 hooks! { LIFE;
     hipStreamBeginCapture / "hipStreamBeginCapture" (stream: hipStream_t, mode: i32) = streams::begin_capture;
     hipStreamBeginCapture_spt / "hipStreamBeginCapture_spt" (stream: hipStream_t, mode: i32) = streams::begin_capture;
@@ -287,6 +307,8 @@ hooks! { LIFE;
     hipStreamDestroy / "hipStreamDestroy" (stream: hipStream_t) = |call| streams::destroy(stream, call);
     hipEventDestroy / "hipEventDestroy" (event: hipEvent_t) = |call| streams::forget(event, call);
     hipDeviceReset / "hipDeviceReset" () = streams::reset;
+    hipSetDevice / "hipSetDevice" (device: i32) = |call| streams::set_device(device, call);
+    hipConfigureCall / "hipConfigureCall" (grid: Dim3, block: Dim3, shared: usize, stream: hipStream_t) = |call| streams::configure(stream, call);
 }
 
 // Calls that may wait for everything on the device, or hold locks over such a wait.
@@ -295,18 +317,29 @@ hooks! { DEVICE_WIDE;
     hipFree / "hipFree" (memory: Opaque) = streams::device_wide;
     hipHostMalloc / "hipHostMalloc" (place: Opaque, bytes: usize, flags: u32) = streams::device_wide;
     hipHostFree / "hipHostFree" (memory: Opaque) = streams::device_wide;
+    hipHostAlloc / "hipHostAlloc" (place: Opaque, bytes: usize, flags: u32) = streams::device_wide;
+    hipMallocHost / "hipMallocHost" (place: Opaque, bytes: usize) = streams::device_wide;
+    hipMemAllocHost / "hipMemAllocHost" (place: Opaque, bytes: usize) = streams::device_wide;
+    hipFreeHost / "hipFreeHost" (memory: Opaque) = streams::device_wide;
+    hipMallocManaged / "hipMallocManaged" (place: Opaque, bytes: usize, flags: u32) = streams::device_wide;
+    hipFreeArray / "hipFreeArray" (array: Opaque) = streams::device_wide;
+    hipArrayDestroy / "hipArrayDestroy" (array: Opaque) = streams::device_wide;
     hipHostRegister / "hipHostRegister" (memory: Opaque, bytes: usize, flags: u32) = streams::device_wide;
     hipHostUnregister / "hipHostUnregister" (memory: Opaque) = streams::device_wide;
     hipModuleLoad / "hipModuleLoad" (place: Opaque, path: Opaque) = streams::device_wide;
     hipModuleLoadData / "hipModuleLoadData" (place: Opaque, image: Opaque) = streams::device_wide;
     hipModuleLoadDataEx / "hipModuleLoadDataEx" (place: Opaque, image: Opaque, count: u32, options: Opaque, values: Opaque) = streams::device_wide;
+    hipModuleLoadFatBinary / "hipModuleLoadFatBinary" (place: Opaque, image: Opaque) = streams::device_wide;
     hipModuleUnload / "hipModuleUnload" (module: Opaque) = streams::device_wide;
     hipMemPoolTrimTo / "hipMemPoolTrimTo" (pool: Opaque, keep: usize) = streams::device_wide;
 }
 
-// The lookup that hands out the others.
+// The lookups that hand out the others.
 hooks! { LOOKUP;
     hipGetProcAddress / "hipGetProcAddress" (name: Opaque, place: *mut Opaque, version: i32, flags: u64, status: Opaque) = |call| crate::lookup::handed_out(place, call);
+    hipGetProcAddress_spt / "hipGetProcAddress_spt" (name: Opaque, place: *mut Opaque, version: i32, flags: u64, status: Opaque) = |call| crate::lookup::handed_out(place, call);
+    hipGetDriverEntryPoint / "hipGetDriverEntryPoint" (name: Opaque, place: *mut Opaque, flags: u64, status: Opaque) = |call| crate::lookup::handed_out(place, call);
+    hipGetDriverEntryPoint_spt / "hipGetDriverEntryPoint_spt" (name: Opaque, place: *mut Opaque, flags: u64, status: Opaque) = |call| crate::lookup::handed_out(place, call);
 }
 
 /// Every hook.

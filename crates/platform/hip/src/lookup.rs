@@ -30,16 +30,21 @@ fn hook_for(address: *mut c_void) -> *mut c_void {
     if runtime::library().is_none() {
         return address;
     }
-    let found = guarded(|| {
-        let table = BY_ADDRESS.get_or_init(|| {
-            let known = hooks::all().filter_map(|hook| {
-                let real = runtime::address(hook.name) as usize;
-                (real != 0).then_some((real, hook.address as usize))
-            });
-            let mut table: Vec<_> = known.collect();
-            table.sort_unstable();
-            table
+    let make = || {
+        let known = hooks::all().filter_map(|hook| {
+            let real = runtime::address(hook.name) as usize;
+            (real != 0).then_some((real, hook.address as usize))
         });
+        let mut table: Vec<_> = known.collect();
+        table.sort_unstable();
+        table
+    };
+    let found = guarded(|| {
+        // Made outside of the cell, which others would wait for: whoever allocates may look something up.
+        if BY_ADDRESS.get().is_none() {
+            let _another_was_first = BY_ADDRESS.set(make());
+        }
+        let table = BY_ADDRESS.get()?;
         let place = table.binary_search_by_key(&(address as usize), |&(real, _)| real);
         place.ok().map(|place| table[place].1 as *mut c_void)
     });

@@ -31,8 +31,15 @@ pub(crate) fn library() -> Option<*mut c_void> {
     (!found.is_null()).then_some(found)
 }
 
+/// A path that was found.
+struct Path {
+    bytes: [u8; libc::PATH_MAX as usize],
+    length: usize,
+}
+
 /// Handle of the first runtime that the process has loaded, by the name of its file; null if none.
 fn loaded() -> *mut c_void {
+    // Called with the loader's lock held, which whoever allocates may want: so without allocating.
     unsafe extern "C" fn look(
         object: *mut libc::dl_phdr_info,
         _bytes: usize,
@@ -46,20 +53,26 @@ fn loaded() -> *mut c_void {
         // SAFETY: the loader's terminated string.
         let path = unsafe { CStr::from_ptr(path) };
         let file = path.to_bytes().rsplit(|&byte| byte == b'/').next();
-        if !file.is_some_and(|file| file.starts_with(FILE_NAME)) {
+        // SAFETY: the place that `loaded` passed on.
+        let found = unsafe { &mut *found.cast::<Path>() };
+        let path = path.to_bytes_with_nul();
+        if !file.is_some_and(|file| file.starts_with(FILE_NAME)) || path.len() > found.bytes.len() {
             return 0;
         }
-        // SAFETY: the place that `loaded` passed on.
-        unsafe { *found.cast::<Option<CString>>() = Some(path.to_owned()) };
+        found.bytes[..path.len()].copy_from_slice(path);
+        found.length = path.len();
         1
     }
-    let mut path: Option<CString> = None;
+    let mut path = Path {
+        bytes: [0; libc::PATH_MAX as usize],
+        length: 0,
+    };
     // SAFETY: `look` is called during this call alone, with the place of `path`.
     unsafe { libc::dl_iterate_phdr(Some(look), std::ptr::from_mut(&mut path).cast()) };
-    match path {
+    match CStr::from_bytes_with_nul(&path.bytes[..path.length]) {
         // SAFETY: a terminated string; the handle is never closed.
-        Some(path) => unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_LAZY | libc::RTLD_NOLOAD) },
-        None => std::ptr::null_mut(),
+        Ok(path) => unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_LAZY | libc::RTLD_NOLOAD) },
+        Err(_) => std::ptr::null_mut(),
     }
 }
 
@@ -130,7 +143,7 @@ macro_rules! calls {
 calls! {
     /// The calling thread's device.
     fn get_device = c"hipGetDevice" (device: *mut i32);
-    /// Sets it; called on threads of ours alone.
+    /// Sets it; on a thread of the application's, for the duration of a call.
     fn set_device = c"hipSetDevice" (device: i32);
     /// Its place on the bus, as text.
     fn device_bus_id = c"hipDeviceGetPCIBusId" (text: *mut c_char, bytes: i32, device: i32);

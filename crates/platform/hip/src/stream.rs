@@ -2,7 +2,7 @@
 //!
 //! The segment is registered with the runtime, so that the device writes completion marks in it. A
 //! gate waits for a word of signal memory (`gates`).
-//! What is asked of the runtime on the application's thread leaves that thread's device as it is.
+//! What is asked of the runtime on the application's thread leaves that thread's device as it was.
 
 use std::{
     ffi::{c_char, c_void},
@@ -37,8 +37,8 @@ pub(crate) struct Stream {
     support: Support,
     /// What its gates wait for.
     signal: Option<Arc<Signal>>,
-    /// Whether the stream lives: whoever enters the runtime from another thread holds the lock, and
-    /// the end of the stream waits for them.
+    /// Whether the stream lives: whoever enters the runtime on our behalf holds the lock, and the end
+    /// of the stream waits for them. Nothing that waits for the stream is called under it.
     alive: Mutex<bool>,
 }
 
@@ -65,6 +65,35 @@ impl Stream {
 
     fn raw(&self) -> hipStream_t {
         self.raw as hipStream_t
+    }
+
+    /// Runs `body` where the stream's handle means this stream: a default stream is that of the calling
+    /// thread's device. The thread has its own device again when this returns.
+    pub(crate) fn on_device<T>(&self, body: impl FnOnce() -> T) -> T {
+        if self.raw > HIP_STREAM_PER_THREAD {
+            return body();
+        }
+        let before = runtime::current_device().filter(|&device| device != self.device);
+        if before.is_some() {
+            // SAFETY: any number may be passed.
+            unsafe { runtime::set_device(self.device) };
+        }
+        let result = body();
+        if let Some(before) = before {
+            // SAFETY: as above.
+            unsafe { runtime::set_device(before) };
+        }
+        result
+    }
+
+    /// Makes a call that enqueues, unless the stream has ended. What the runtime calls on its own
+    /// meanwhile is no command of the application's.
+    fn enqueue(&self, call: impl FnOnce() -> Result<(), HwError>) -> Result<(), HwError> {
+        let alive = self.alive.lock().unwrap_or_else(PoisonError::into_inner);
+        if !*alive {
+            return Err(HwError::Unsupported("the stream has ended".into()));
+        }
+        streams::inside(|| self.on_device(call))
     }
 
     /// A word's address for the device.
@@ -129,7 +158,7 @@ impl HwQueue for Stream {
 
     fn synchronize(&self) -> Result<(), HwError> {
         // SAFETY: the program's own stream.
-        match unsafe { runtime::stream_synchronize(self.raw()) } {
+        match self.on_device(|| unsafe { runtime::stream_synchronize(self.raw()) }) {
             HIP_SUCCESS => Ok(()),
             error => Err(HwError::Command(format!("HIP error {error}"))),
         }
@@ -140,44 +169,47 @@ impl HwQueue for Stream {
         if self.raw == HIP_STREAM_PER_THREAD {
             return false;
         }
-        let alive = self.alive.lock().unwrap_or_else(PoisonError::into_inner);
-        if !*alive {
+        // Whoever holds the lock enqueues, or the stream has ended.
+        let Some(alive) = self.alive.try_lock().ok().filter(|alive| **alive) else {
             return false;
-        }
-        // What the runtime calls on its own meanwhile is no command of the application's.
-        let entered = streams::enter();
-        // The null stream is that of the thread's device, which on the agent's thread is ours.
-        if self.raw <= HIP_STREAM_PER_THREAD && runtime::current_device() != Some(self.device) {
-            // SAFETY: any number may be passed.
-            unsafe { runtime::set_device(self.device) };
-        }
+        };
         // SAFETY: the stream lives while the lock is held.
         let query = || runtime::relaxed(|| unsafe { runtime::stream_query(self.raw()) });
         // During a capture even a question may be illegal.
-        let asked = streams::unless_capturing(query);
-        if entered {
-            streams::leave();
-        }
-        asked == Some(HIP_SUCCESS)
+        let ask = || streams::unless_capturing(|| self.on_device(query));
+        let answer = streams::inside(ask);
+        drop(alive);
+        answer == Some(HIP_SUCCESS)
     }
 
     fn mark(&self, block: &'static ControlBlock, value: u32) -> Result<(), HwError> {
-        let address = self.address(block.completed_address())?;
-        // SAFETY: the program's own stream; the word belongs to the device.
-        let result = unsafe { runtime::stream_write_value(self.raw(), address, value, 0) };
-        checked("hipStreamWriteValue32", result)
+        self.enqueue(|| {
+            let address = self.address(block.completed_address())?;
+            // SAFETY: the program's own stream, alive; the word belongs to the device.
+            let result = unsafe { runtime::stream_write_value(self.raw(), address, value, 0) };
+            checked("hipStreamWriteValue32", result)
+        })
     }
 
     fn gate(&self, block: &'static ControlBlock) -> Result<(), HwError> {
         let Some(signal) = &self.signal else {
             return Err(HwError::Unsupported("the stream has no signal".into()));
         };
-        let address = gates::stand(signal, block).map_err(HwError::Unsupported)?;
-        // SAFETY: the program's own stream; signal memory that is never freed.
-        let result = unsafe {
-            runtime::stream_wait_value(self.raw(), address, 1, HIP_STREAM_WAIT_VALUE_GTE, u32::MAX)
-        };
-        checked("hipStreamWaitValue32", result)
+        self.enqueue(|| {
+            let address = gates::stand(signal, block).map_err(HwError::Unsupported)?;
+            let flags = HIP_STREAM_WAIT_VALUE_GTE;
+            // SAFETY: the program's own stream, alive; signal memory that is never freed.
+            let result =
+                unsafe { runtime::stream_wait_value(self.raw(), address, 1, flags, u32::MAX) };
+            checked("hipStreamWaitValue32", result)
+        })
+    }
+
+    fn enter_thread(&self) {
+        if runtime::current_device() != Some(self.device) {
+            // SAFETY: any number may be passed. A thread of ours, whose device is nobody else's matter.
+            unsafe { runtime::set_device(self.device) };
+        }
     }
 
     fn set_share(&self, share: Share) -> Result<(), HwError> {

@@ -4,7 +4,7 @@ use std::{
     cell::Cell,
     sync::{
         Mutex, PoisonError,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
 };
 
@@ -214,23 +214,6 @@ impl Lasting {
     pub(crate) fn is_default(&self) -> bool {
         self.raw <= HIP_STREAM_PER_THREAD
     }
-
-    /// Whether the runtime says that the stream has work. For a default stream, which a thread of
-    /// another device cannot ask about: no.
-    pub(crate) fn is_busy(&self) -> bool {
-        // SAFETY: the program's own stream.
-        let query =
-            || runtime::relaxed(|| unsafe { runtime::stream_query(self.raw as hipStream_t) });
-        !self.is_default() && unless_capturing(query).is_some_and(|result| result != HIP_SUCCESS)
-    }
-
-    /// Makes its device that of the calling thread, which must be one of ours.
-    pub(crate) fn enter_device(&self) {
-        if runtime::current_device() != Some(self.device) {
-            // SAFETY: any number may be passed.
-            unsafe { runtime::set_device(self.device) };
-        }
-    }
 }
 
 /// Runs `body`, whose calls into the runtime pass through hooks as they are.
@@ -321,13 +304,14 @@ fn create(key: Key, raw: usize) -> Option<&'static Entry> {
 }
 
 /// Takes out every entry that matches. Their gates open first: the runtime may wait for what
-/// stands behind one.
+/// stands behind one. Nothing of ours enters the runtime with the stream when this returns.
 fn retire(matches: impl Fn(&Entry) -> bool) {
     guarded(|| {
         for entry in TABLE.all().filter(|entry| matches(entry)) {
             if let Some(queue) = &entry.queue
                 && entry.generation == generation()
             {
+                queue.close();
                 queue.hw().let_go();
                 queue.retire();
             }
@@ -357,6 +341,45 @@ pub(crate) fn reset(call: impl FnOnce() -> hipError_t) -> hipError_t {
     let device = runtime::current_device();
     retire(|entry| Some(entry.device) == device);
     opened(call)
+}
+
+// ---- what a thread says before it launches ----
+
+/// Around the choice of a device. An index out of range is the application's, and so is the answer; who
+/// reads it among a scheduler's lines should know whose it is.
+pub(crate) fn set_device(device: i32, call: impl FnOnce() -> hipError_t) -> hipError_t {
+    let result = call();
+    if result == HIP_ERROR_INVALID_DEVICE {
+        refused(device);
+    }
+    result
+}
+
+#[cold]
+fn refused(device: i32) {
+    static IS_SAID: AtomicBool = AtomicBool::new(false);
+    if !IS_SAID.swap(true, Ordering::Relaxed) {
+        state::say(&format!(
+            "the program asked for device {device}, which the runtime does not have: passed on as it is"
+        ));
+    }
+}
+
+thread_local! {
+    /// What the thread's next `hipLaunchByPtr` launches on.
+    static CONFIGURED: Cell<hipStream_t> = const { Cell::new(std::ptr::null_mut()) };
+}
+
+/// Around `hipConfigureCall`.
+pub(crate) fn configure(stream: hipStream_t, call: impl FnOnce() -> hipError_t) -> hipError_t {
+    let _ = CONFIGURED.try_with(|configured| configured.set(stream));
+    call()
+}
+
+/// The stream of the thread's last `hipConfigureCall`.
+pub(crate) fn configured() -> hipStream_t {
+    let none = std::ptr::null_mut();
+    CONFIGURED.try_with(Cell::get).unwrap_or(none)
 }
 
 // ---- synchronizing, capturing ----

@@ -15,6 +15,7 @@ pub(crate) const HIP_SUCCESS: hipError_t = 0;
 /// `hipErrorSharedObjectSymbolNotFound`: the runtime has no such function.
 pub(crate) const HIP_ERROR_NOT_FOUND: hipError_t = 302;
 pub(crate) const HIP_ERROR_ALREADY_REGISTERED: hipError_t = 712;
+pub(crate) const HIP_ERROR_INVALID_DEVICE: hipError_t = 101;
 
 /// The null stream by an explicit handle (ROCm 7).
 pub(crate) const HIP_STREAM_LEGACY: usize = 1;
@@ -71,6 +72,40 @@ pub struct LaunchParams {
     pub(crate) stream: hipStream_t,
 }
 
+/// The same by a module's function (`hipFunctionLaunchParams`).
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct FunctionLaunchParams {
+    function: *const c_void,
+    dimensions: [u32; 6],
+    shared_bytes: u32,
+    pub(crate) stream: hipStream_t,
+    arguments: *mut *mut c_void,
+}
+
+/// One of a list of launches.
+pub(crate) trait OneLaunch {
+    /// Where.
+    fn stream(&self) -> hipStream_t;
+}
+
+impl OneLaunch for LaunchParams {
+    fn stream(&self) -> hipStream_t {
+        self.stream
+    }
+}
+
+impl OneLaunch for FunctionLaunchParams {
+    fn stream(&self) -> hipStream_t {
+        self.stream
+    }
+}
+
+/// A place for memory by value (`hipMemLocation`): kind and number.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct MemLocation([i32; 2]);
+
 /// Arguments of `hipDrvLaunchKernelEx` (`HIP_LAUNCH_CONFIG`).
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -91,6 +126,9 @@ mod tests {
         assert_eq!(size_of::<PitchedPtr>(), 32);
         assert_eq!(size_of::<LaunchParams>(), 56);
         assert_eq!(std::mem::offset_of!(LaunchParams, stream), 48);
+        assert_eq!(size_of::<FunctionLaunchParams>(), 56);
+        assert_eq!(std::mem::offset_of!(FunctionLaunchParams, stream), 40);
+        assert_eq!(size_of::<MemLocation>(), 8);
         assert_eq!(std::mem::offset_of!(LaunchConfig, stream), 32);
         assert_eq!(std::mem::offset_of!(DriverLaunchConfig, stream), 32);
     }

@@ -16,6 +16,12 @@ fn expected(in_place: u32) -> String {
          suspended: state 2; resumed: 13 executed\n\
          held by its priority and released, in order 1\n\
          launched by the program itself: {in_place} through the queue, in order 1\n\
+         suspended with a wait: all executed 1\n\
+         dropped: 0 launched, state 2\n\
+         ended with 21 of 21 launched\n\
+         ended by its own command: 0\n\
+         made once of 8 at once\n\
+         on its device: 22 of 22, this thread's is 0\n\
          ended\n"
     )
 }
@@ -38,6 +44,7 @@ fn check(is_linked: bool, preload: Option<&Path>, levels: &[u32], in_place: u32)
         command
             .args([hal_file, &level.to_string()])
             .env_remove("LD_PRELOAD")
+            .env("STANDIN_DEVICES", "2")
             .env("LD_LIBRARY_PATH", folders.join(":"));
         if let Some(shim) = preload {
             command.env("LD_PRELOAD", shim);

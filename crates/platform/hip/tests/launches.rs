@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::{fs, process::Command};
+use std::{fs, path::Path, process::Command};
 
 use common::{
     Gated, Handle, Hip, NON_BLOCKING, SUCCESS, files, observed, preloaded, runtime,
@@ -16,7 +16,7 @@ use libloading::os::unix::Library;
 type Launch = extern "C" fn(i32, usize, Handle, Handle, u64, u32) -> i32;
 type RegisterFunction = extern "C" fn(usize, usize, *const i8, *const i8, u32);
 
-const FORMS: i32 = 10;
+const FORMS: i32 = 12;
 
 /// The user's trials: libraries of matrix products, which are linked to versioned symbols, went past the shim.
 #[test]
@@ -85,22 +85,43 @@ fn memory_comes_and_goes_while_another_stream_of_the_process_is_held() {
     shimmed(&[LOCAL], |hip| {
         let held = Gated::stream(hip, hip.stream(NON_BLOCKING));
         let urgent = Gated::stream(hip, hip.stream(NON_BLOCKING));
-        assert_eq!(set_priority(urgent.stream, 5), 0);
         let place = hip.word();
+        // First: once the other is urgent, the gate may be closed for its sake for a moment.
         held.close();
-        hip.write(held.stream, place, 1);
+        assert_eq!(set_priority(urgent.stream, 5), 0);
+        held.write(place, 1);
         a_moment();
         assert_eq!(value(place), 0);
         for _ in 0..10 {
             let memory = hip.alloc(4096);
             ok!(hip, hipFree(memory => usize));
         }
-        hip.write(urgent.stream, hip.word(), 1);
+        urgent.write(hip.word(), 1);
         hip.synchronize(urgent.stream);
         held.open();
         hip.synchronize(held.stream);
         assert_eq!(value(place), 1);
     });
+}
+
+/// The user's trials: `import torch` and `tensor.cuda()` hung under the preload, since locks were held around
+/// malloc. Here another thread uses HIP inside every allocation of the shim's and of the device's.
+#[test]
+fn no_lock_is_held_while_memory_of_host_or_device_is_allocated() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs/allocations.c");
+    let runtime = folder.path().join("libamdhip64.so.6");
+    let link = "-Wl,-soname,libamdhip64.so.6";
+    files::compile(&source, &runtime, &["-DRUNTIME", "-shared", "-fPIC", link]);
+    let program = folder.path().join("allocations");
+    let link = [runtime.to_str().unwrap(), "-pthread", "-ldl"];
+    files::compile(&source, &program, &link);
+    let mut command = Command::new(&program);
+    command
+        .env("LD_PRELOAD", shim())
+        .env("LD_LIBRARY_PATH", folder.path())
+        .env(LOCAL.0, LOCAL.1);
+    assert_eq!(files::output(&mut command), "host: 1, then 1; device: 2\n");
 }
 
 /// A program with a runtime of its own beside the system's: the first is scheduled, the other left alone.
@@ -133,7 +154,7 @@ fn two_runtimes() {
     other.synchronize(stream);
     assert_eq!(value(place), 49, "nobody holds the second runtime");
     let place = first.word();
-    first.write(gated.stream, place, 1);
+    gated.write(place, 1);
     a_moment();
     assert_eq!(value(place), 0, "the first one is held as before");
     gated.open();

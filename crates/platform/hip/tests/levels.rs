@@ -32,7 +32,7 @@ fn level_2_stops_a_stream_behind_the_running_command() {
             SUCCESS
         );
         gated.close();
-        hip.write(gated.stream, place, 1);
+        gated.write(place, 1);
         end.store(1, SeqCst);
         a_moment();
         assert_eq!(
@@ -70,7 +70,7 @@ fn level_3_takes_the_running_command_off_and_puts_it_back() {
                 let now = hip.updates();
                 now.taken_off == before.taken_off + now.queues
             });
-            hip.write(gated.stream, place, round);
+            gated.write(place, round);
             // It would end now, if it ran.
             end.store(1, SeqCst);
             a_moment();
@@ -180,6 +180,29 @@ fn when_the_kernel_refuses_it_is_level_2() {
         2,
         "the kernel refused to update a queue",
     );
+}
+
+/// However many streams a program has, at each of which the platform refuses.
+#[test]
+fn why_a_level_is_no_higher_is_said_in_one_line_of_the_log() {
+    let refusals = [
+        ("hipExtMallocWithFlags:2", "refused signal memory (error 2)"),
+        ("ioctl:EPERM", "the kernel refused to update a queue"),
+    ];
+    for (failure, line) in refusals {
+        let more = [LOCAL, ("XSCHED_LOG", "info"), ("STANDIN_FAIL", failure)];
+        let told = common::told("STANDIN_FAIL");
+        if support::role().is_none() || told == failure {
+            shimmed_saying(Some(line), &more, |hip| {
+                let place = hip.word();
+                for stream in [0, hip.stream(NON_BLOCKING), hip.stream(0)] {
+                    hip.write(stream, place, 1);
+                    hip.synchronize(stream);
+                }
+                assert_eq!(value(place), 1);
+            });
+        }
+    }
 }
 
 #[test]

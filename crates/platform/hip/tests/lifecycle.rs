@@ -20,7 +20,7 @@ use common::{
 fn held(hip: &Hip) -> (Gated<'_>, &'static std::sync::atomic::AtomicU32) {
     let (gated, place) = (Gated::stream(hip, hip.stream(NON_BLOCKING)), hip.word());
     gated.close();
-    hip.write(gated.stream, place, 1);
+    gated.write(place, 1);
     a_moment();
     assert_eq!(value(place), 0);
     (gated, place)

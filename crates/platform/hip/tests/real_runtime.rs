@@ -51,6 +51,33 @@ fn every_export_has_the_version_that_the_runtime_gives_it() {
     assert!(unknown.is_empty(), "{unknown:?}");
 }
 
+/// What is no command that is held: semaphores and mappings.
+const NO_COMMANDS: [&str; 4] = [
+    "hipMemMapArrayAsync",
+    "hipSignalExternalSemaphoresAsync",
+    "hipStreamAttachMemAsync",
+    "hipWaitExternalSemaphoresAsync",
+];
+
+#[test]
+fn every_function_of_the_runtime_that_submits_has_a_hook() {
+    let (ours, real) = (exports(&shim()), exports(Path::new(RUNTIME)));
+    let submits = |name: &str| {
+        let begins = ["hipMemcpy", "hipMemset", "hipLaunch", "hipExtLaunch"];
+        begins.iter().any(|begin| name.starts_with(begin))
+            || (name.contains("Launch") && !name.contains("hip_impl"))
+            || name.trim_end_matches("_spt").ends_with("Async")
+    };
+    let missing: Vec<_> = real
+        .iter()
+        .filter(|symbol| {
+            let name = symbol.split('@').next().unwrap_or_default();
+            submits(name) && !NO_COMMANDS.contains(&name) && !ours.contains(*symbol)
+        })
+        .collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
 /// Programs that link to the runtime, or look its functions up, get the runtime's own answers.
 #[test]
 fn without_a_gpu_programs_get_the_runtimes_own_answers() {

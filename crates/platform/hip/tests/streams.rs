@@ -10,7 +10,7 @@ use common::{
     Value::{Address, Word},
     observed, preloaded, runtime,
     shared::{LOCAL, View, a_moment, said, support, text, until},
-    shim, shimmed, value,
+    shim, shimmed, shimmed_saying, value,
 };
 
 const LEVEL_1: (&str, &str) = ("XSCHED_AUTO_XQUEUE_LEVEL", "1");
@@ -126,7 +126,8 @@ fn a_stream_of_another_device_is_scheduled_and_no_threads_device_changes() {
 
 #[test]
 fn a_device_out_of_range_is_the_applications_error() {
-    shimmed(&[LOCAL, ("STANDIN_DEVICES", "2")], |hip| {
+    let said = Some("asked for device 2, which the runtime does not have");
+    shimmed_saying(said, &[LOCAL, ("STANDIN_DEVICES", "2")], |hip| {
         is_held_and_released(hip, 0);
         for device in [2, -1, i32::MAX] {
             assert_eq!(hip.set_device(device), INVALID_DEVICE);

@@ -60,11 +60,14 @@ impl<E: Keyed> Drop for Kept<E> {
 struct Retired<E>(Vec<(Instant, Box<Node<E>>)>);
 
 impl<E> Retired<E> {
-    /// Frees what nobody can look at any more.
-    fn sweep(&mut self, now: Instant) {
-        self.0.retain(|(since, node)| {
-            now.duration_since(*since) < GRACE || node.keepers.load(Ordering::Acquire) > 0
+    /// What nobody can look at any more. To be freed without the lock: an entry may have a thread
+    /// that ends with it, and that thread may want the table.
+    #[must_use = "freed when dropped"]
+    fn sweep(&mut self, now: Instant) -> Vec<Box<Node<E>>> {
+        let over = self.0.extract_if(.., |(since, node)| {
+            now.duration_since(*since) >= GRACE && node.keepers.load(Ordering::Acquire) == 0
         });
+        over.map(|(_, node)| node).collect()
     }
 }
 
@@ -171,7 +174,9 @@ impl<E: Keyed> Table<E> {
     pub fn remove(&self, key: usize) {
         let mut retired = self.lock();
         self.take(key, &mut retired);
-        retired.sweep(Instant::now());
+        let over = retired.sweep(Instant::now());
+        drop(retired);
+        drop(over);
     }
 
     fn take(&self, key: usize, retired: &mut Retired<E>) {
@@ -241,7 +246,8 @@ mod tests {
             }
         }
         let freed_at = |now: Instant| {
-            TABLE.lock().sweep(now);
+            let over = TABLE.lock().sweep(now);
+            drop(over);
             FREED.load(Ordering::Relaxed)
         };
         let (start, later) = (Instant::now(), || Instant::now() + 2 * GRACE);
@@ -258,6 +264,32 @@ mod tests {
         drop(second);
         assert_eq!(freed_at(start), 1, "a hook may just look at it");
         assert_eq!(freed_at(later()), 2);
+    }
+
+    #[test]
+    fn an_entry_is_freed_without_the_lock() {
+        static TABLE: Table<Ending> = Table::new();
+        static FREED: AtomicU32 = AtomicU32::new(0);
+        struct Ending(usize);
+        impl Keyed for Ending {
+            fn key(&self) -> usize {
+                self.0
+            }
+        }
+        impl Drop for Ending {
+            fn drop(&mut self) {
+                // What a thread of the entry's would do while it is joined.
+                let writer = TABLE.writer.get();
+                FREED.fetch_add(u32::from(writer.try_lock().is_ok()), Ordering::Relaxed);
+            }
+        }
+        assert!(TABLE.insert(Ending(1)) && TABLE.insert(Ending(2)));
+        TABLE.remove(1);
+        for (since, _) in &mut TABLE.lock().0 {
+            *since = since.checked_sub(2 * GRACE).unwrap();
+        }
+        TABLE.remove(2);
+        assert_eq!(FREED.load(Ordering::Relaxed), 1);
     }
 
     #[test]

@@ -69,3 +69,10 @@ pub fn counting(counter: &Arc<AtomicUsize>) -> Command {
         Ok(())
     })
 }
+
+/// Looks until a condition holds; a test that waits for ever is ended by whoever runs it.
+pub fn until(holds: impl Fn() -> bool) {
+    while !holds() {
+        std::thread::yield_now();
+    }
+}

@@ -169,12 +169,9 @@ impl Hip {
 
     /// Launches a kernel of 1 µs that stores `value`.
     pub(crate) fn write(&self, stream: Handle, place: &AtomicU32, value: u32) {
-        let address = Value::Address(place.as_ptr().addr());
         let function = self.function("write_u32");
-        assert_eq!(
-            self.launch(stream, function, &[address, Value::Word(value)]),
-            SUCCESS
-        );
+        let values = [Value::Address(place.as_ptr().addr()), Value::Word(value)];
+        assert_eq!(self.launch(stream, function, &values), SUCCESS);
     }
 
     pub(crate) fn synchronize(&self, stream: Handle) {
@@ -201,6 +198,9 @@ pub(crate) struct Gated<'a> {
     pub(crate) stream: Handle,
     pub(crate) slot: u16,
     pub(crate) block: &'static ControlBlock,
+    /// `write_u32`, launched once: a function's first launch waits for the whole device, and in a
+    /// process of several groups that opens gates.
+    write: Handle,
 }
 
 impl<'a> Gated<'a> {
@@ -212,13 +212,22 @@ impl<'a> Gated<'a> {
         let view: &View = Box::leak(Box::new(View::own().expect("the stream is scheduled")));
         let (slot, block) = view.touched(launch);
         until("the scheduler has the queue", || !block.is_bypassed());
-        hip.synchronize(stream);
-        Self {
+        let gated = Self {
             hip,
             stream,
             slot,
             block,
-        }
+            write: hip.function("write_u32"),
+        };
+        gated.write(hip.word(), 0);
+        hip.synchronize(stream);
+        gated
+    }
+
+    /// Launches a kernel of 1 µs that stores `value`.
+    pub(crate) fn write(&self, place: &AtomicU32, value: u32) {
+        let values = [Value::Address(place.as_ptr().addr()), Value::Word(value)];
+        assert_eq!(self.hip.launch(self.stream, self.write, &values), SUCCESS);
     }
 
     #[track_caller]

@@ -2,6 +2,9 @@
 // LOOKED_UP: by dlopen of the library that is named first, as Python does; else it is linked.
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <pthread.h>
+#include <semaphore.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -37,6 +40,9 @@ int XHintKDeadline(size_t);
 int hipStreamCreate(void **);
 int hipStreamDestroy(void *);
 int hipStreamSynchronize(void *);
+int hipGetDevice(int *);
+int hipSetDevice(int);
+int hipDeviceSynchronize(void);
 int hipModuleLoadData(void **, const void *);
 int hipModuleGetFunction(void **, void *, const char *);
 int hipModuleLaunchKernel(void *, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned,
@@ -82,10 +88,229 @@ static unsigned executed(int *in_order)
     return count;
 }
 
+static sem_t begun, go_on;
+static atomic_int launched;
+static int told;
+
+// A launch that takes until it is told to go on.
+static int slow(Handle queue, void *number)
+{
+    sem_post(&begun);
+    sem_wait(&go_on);
+    launched++;
+    return number ? launch(queue, number) : 0;
+}
+
+static int counting(Handle queue, void *data)
+{
+    launched++;
+    return 0;
+}
+
+static int on_device(Handle queue, void *device)
+{
+    int current = -1;
+    launched += !hipGetDevice(&current) && current == (int)(uintptr_t)device;
+    return 0;
+}
+
+static int ends_its_queue(Handle queue, void *xqueue)
+{
+    told = HAL(XQueueDestroy)(*(Handle *)xqueue);
+    sem_post(&begun);
+    return 0;
+}
+
+static void submit(Handle xqueue, int (*launch)(Handle, void *), void *data)
+{
+    Handle command;
+    EXPECT(0, HAL(HwCommandCreateCallback)(&command, launch, data));
+    EXPECT(0, HAL(XQueueSubmit)(xqueue, command));
+    EXPECT(0, HAL(HwCommandDestroy)(command));
+}
+
+static void *end(void *xqueue)
+{
+    EXPECT(0, HAL(XQueueDestroy)(*(Handle *)xqueue));
+    return (void *)(uintptr_t)launched;
+}
+
+// What was submitted is launched when the queue has ended, unless a command ends it.
+static void destroying(Handle queue, int level)
+{
+    Handle xqueue;
+    pthread_t thread;
+    void *seen;
+    int state;
+    launched = 0;
+    EXPECT(0, HAL(XQueueCreate)(&xqueue, queue, level, 0));
+    submit(xqueue, slow, NULL);
+    sem_wait(&begun);
+    for (int more = 0; more < 20; more++)
+        submit(xqueue, counting, NULL);
+    EXPECT(0, pthread_create(&thread, NULL, end, &xqueue));
+    // Its handle is gone as soon as it ends.
+    while (HAL(XQueueQuery)(xqueue, &state) != 3)
+        usleep(100);
+    sem_post(&go_on);
+    EXPECT(0, pthread_join(thread, &seen));
+    printf("ended with %d of 21 launched\n", (int)(uintptr_t)seen);
+
+    EXPECT(0, HAL(XQueueCreate)(&xqueue, queue, level, 0));
+    submit(xqueue, ends_its_queue, &xqueue);
+    sem_wait(&begun);
+    EXPECT(3, HAL(XQueueQuery)(xqueue, &state));
+    printf("ended by its own command: %d\n", told);
+}
+
+static pthread_barrier_t together;
+static atomic_int made;
+
+static void *make(void *queue)
+{
+    Handle xqueue;
+    pthread_barrier_wait(&together);
+    int result = HAL(XQueueCreate)(&xqueue, *(Handle *)queue, 1, 0);
+    EXPECT(1, result == 0 || result == 4);
+    made += result == 0;
+    return NULL;
+}
+
+// Of threads that make an XQueue of one stream at once, one does.
+static void racing(Handle queue)
+{
+    enum { THREADS = 8, ROUNDS = 50 };
+    pthread_t threads[THREADS];
+    Handle xqueue;
+    made = 0;
+    EXPECT(0, pthread_barrier_init(&together, NULL, THREADS));
+    for (int round = 0; round < ROUNDS; round++) {
+        for (int index = 0; index < THREADS; index++)
+            EXPECT(0, pthread_create(&threads[index], NULL, make, &queue));
+        for (int index = 0; index < THREADS; index++)
+            EXPECT(0, pthread_join(threads[index], NULL));
+        EXPECT(round + 1, made);
+        EXPECT(0, HAL(XQueueGet)(&xqueue, queue));
+        EXPECT(0, HAL(XQueueDestroy)(xqueue));
+        EXPECT(3, HAL(XQueueGet)(&xqueue, queue));
+    }
+    printf("made once of %d at once\n", THREADS);
+}
+
+static void *suspend(void *xqueue)
+{
+    EXPECT(0, HAL(XQueueSuspend)(*(Handle *)xqueue, 1));
+    return (void *)(uintptr_t)launched;
+}
+
+// Suspended with a wait, and resumed without what was submitted meanwhile.
+static unsigned suspending(Handle xqueue, unsigned number)
+{
+    pthread_t thread;
+    void *seen;
+    Handle command;
+    int state = 0;
+    launched = 0;
+    submit(xqueue, slow, (void *)(uintptr_t)number++);
+    sem_wait(&begun);
+    EXPECT(0, pthread_create(&thread, NULL, suspend, &xqueue));
+    sem_post(&go_on);
+    EXPECT(0, pthread_join(thread, &seen));
+    printf("suspended with a wait: all executed %d\n", executed(NULL) == number);
+    EXPECT(1, (int)(uintptr_t)seen);
+    for (int more = 0; more < 20; more++)
+        submit(xqueue, counting, NULL);
+    EXPECT(0, HAL(HwCommandCreateCallback)(&command, counting, NULL));
+    EXPECT(0, HAL(XQueueSubmit)(xqueue, command));
+    EXPECT(0, HAL(XQueueQuery)(xqueue, &state));
+    EXPECT(5, HAL(XQueueSuspend)(xqueue, 8));
+    EXPECT(5, HAL(XQueueResume)(xqueue, 2));
+    EXPECT(0, HAL(XQueueResume)(xqueue, 1));
+    EXPECT(0, HAL(XQueueWait)(xqueue, command));
+    EXPECT(0, HAL(XQueueWaitAll)(xqueue));
+    printf("dropped: %d launched, state %d\n", (int)launched - 1, state);
+    submit(xqueue, launch, (void *)(uintptr_t)number++);
+    EXPECT(0, HAL(XQueueSuspend)(xqueue, 2));
+    EXPECT((int)number, (int)executed(NULL));
+    EXPECT(0, HAL(XQueueResume)(xqueue, 0));
+    submit(xqueue, launch, (void *)(uintptr_t)number++);
+    EXPECT(0, HAL(XQueueSuspend)(xqueue, 4));
+    EXPECT((int)number, (int)executed(NULL));
+    EXPECT(0, HAL(XQueueResume)(xqueue, 1));
+    return number;
+}
+
+static void *there[2];
+
+// Two kernels on the null stream of the device that is current, the first until a word is 1.
+static int launch_there(Handle queue, void *word)
+{
+    unsigned one = 1, value = list[0];
+    void *until[] = {&word, &one}, *parameters[] = {(void *)&list, &value};
+    int result = hipModuleLaunchKernel(there[0], 1, 1, 1, 1, 1, 1, 0, NULL, until, NULL);
+    return result ? result : hipModuleLaunchKernel(there[1], 1, 1, 1, 1, 1, 1, 0, NULL, parameters, NULL);
+}
+
+// A default stream is its device's, wherever its handle is used.
+static void on_another_device(int level)
+{
+    Handle queue, other, xqueue, command;
+    int device = -1, state = 0;
+    unsigned before = executed(NULL);
+    volatile unsigned *word = list + 10000;
+    void *module;
+    launched = 0;
+    EXPECT(5, HAL(HipQueueCreate)(&queue, (void *)2));
+    EXPECT(0, hipSetDevice(1));
+    EXPECT(0, hipModuleLoadData(&module, ""));
+    EXPECT(0, hipModuleGetFunction(&there[0], module, "until_u32"));
+    EXPECT(0, hipModuleGetFunction(&there[1], module, "append_u32"));
+    // A function's first launch waits for the whole device.
+    *word = 1;
+    EXPECT(0, launch_there(0, (void *)word));
+    EXPECT(0, hipDeviceSynchronize());
+    EXPECT((int)++before, (int)executed(NULL));
+    *word = 0;
+    EXPECT(0, HAL(HipQueueCreate)(&queue, NULL));
+    EXPECT(0, HAL(XQueueCreate)(&xqueue, queue, level, 0));
+    EXPECT(0, HAL(XQueueSetLaunchConfig)(xqueue, 2, 1));
+    EXPECT(0, hipSetDevice(0));
+    EXPECT(0, HAL(HipQueueCreate)(&other, NULL));
+    for (int more = 0; more < 20; more++)
+        submit(xqueue, on_device, (void *)1);
+    EXPECT(0, HAL(HwCommandCreateCallback)(&command, on_device, (void *)1));
+    EXPECT(0, HAL(HwQueueLaunch)(queue, command));
+    EXPECT(0, hipGetDevice(&device));
+    EXPECT(0, device);
+    EXPECT(0, HAL(XQueueSubmit)(xqueue, command));
+    EXPECT(0, HAL(XQueueWait)(xqueue, command));
+    EXPECT(0, HAL(XQueueWaitAll)(xqueue));
+    EXPECT(0, HAL(HwCommandCreateCallback)(&command, launch_there, (void *)word));
+    EXPECT(0, HAL(HwQueueLaunch)(queue, command));
+    EXPECT(0, HAL(XQueueQuery)(xqueue, &state));
+    EXPECT(2, state);
+    *word = 1;
+    EXPECT(0, HAL(HwQueueSynchronize)(queue));
+    EXPECT((int)before + 1, (int)executed(NULL));
+    EXPECT(0, HAL(XQueueSubmit)(xqueue, command));
+    EXPECT(0, HAL(XQueueWait)(xqueue, command));
+    EXPECT((int)before + 2, (int)executed(NULL));
+    EXPECT(0, HAL(XQueueQuery)(xqueue, &state));
+    EXPECT(1, state);
+    EXPECT(0, HAL(XQueueSuspend)(xqueue, 1));
+    EXPECT(0, hipGetDevice(&device));
+    EXPECT(0, HAL(XQueueDestroy)(xqueue));
+    EXPECT(0, HAL(HwQueueDestroy)(queue));
+    EXPECT(0, HAL(HwQueueDestroy)(other));
+    printf("on its device: %d of 22, this thread's is %d\n", launched, device);
+}
+
 int main(int count, char **arguments)
 {
     alarm(20);
     hal = dlopen(arguments[1], RTLD_NOW | RTLD_LOCAL);
+    sem_init(&begun, 0, 0);
+    sem_init(&go_on, 0, 0);
     int level = atoi(arguments[2]), in_order = 1, state = 0;
     void *module;
     Handle queue, other, xqueue, same, command, broken;
@@ -182,9 +407,15 @@ int main(int count, char **arguments)
     printf("launched by the program itself: %d through the queue, in order %d\n", (int)(after - before),
            in_order);
 
+    number = suspending(xqueue, number);
+    EXPECT(1, in_order && executed(&in_order) == number);
     EXPECT(0, HAL(XQueueDestroy)(xqueue));
     EXPECT(3, HAL(XQueueDestroy)(xqueue));
     EXPECT(3, HAL(XQueueQuery)(xqueue, &state));
+    destroying(queue, level);
+    racing(queue);
+    // Level 3 is for programs on one GPU.
+    on_another_device(level < 3 ? level : 2);
     EXPECT(0, HAL(HwQueueDestroy)(queue));
     EXPECT(3, HAL(HwQueueDestroy)(queue));
     EXPECT(0, hipStreamDestroy(stream));

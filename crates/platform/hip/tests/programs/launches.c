@@ -11,6 +11,18 @@ typedef struct {
     size_t shared;
     void *stream;
 } Launch;
+typedef struct {
+    dim3 grid, block;
+    size_t shared;
+    void *stream, *attributes;
+    unsigned count;
+} Config;
+typedef struct {
+    dim3 grid, block;
+    unsigned shared;
+    void *stream, *attributes;
+    unsigned count;
+} DriverConfig;
 #define GRID unsigned, unsigned, unsigned, unsigned, unsigned, unsigned
 
 int hipLaunchKernel(const void *, dim3, dim3, void **, size_t, void *);
@@ -25,6 +37,8 @@ int _Z24hipHccModuleLaunchKernelP18ihipModuleSymbol_tjjjjjjmP12ihipStream_tPPvS4
     void *, GRID, size_t, void *, void **, void **, void *, void *);
 int hipLaunchCooperativeKernelMultiDevice(Launch *, int, unsigned);
 int hipExtLaunchMultiKernelMultiDevice(Launch *, int, unsigned);
+int hipLaunchKernelExC(const Config *, const void *, void **);
+int hipDrvLaunchKernelEx(const DriverConfig *, void *, void **, void **);
 
 #define ONE 1, 1, 1, 1, 1, 1
 
@@ -33,6 +47,8 @@ int launch(int form, void *host, void *function, void *stream, uint64_t address,
     dim3 one = {1, 1, 1};
     void *parameters[] = {&address, &value};
     Launch list = {host, one, one, parameters, 0, stream};
+    Config config = {one, one, 0, stream, NULL, 0};
+    DriverConfig driver_config = {one, one, 0, stream, NULL, 0};
     switch (form) {
     case 0: return hipLaunchKernel(host, one, one, parameters, 0, stream);
     case 1: return hipLaunchCooperativeKernel(host, one, one, parameters, 0, stream);
@@ -48,6 +64,8 @@ int launch(int form, void *host, void *function, void *stream, uint64_t address,
             function, ONE, 0, stream, parameters, NULL, NULL, NULL);
     case 8: return hipLaunchCooperativeKernelMultiDevice(&list, 1, 0);
     case 9: return hipExtLaunchMultiKernelMultiDevice(&list, 1, 0);
+    case 10: return hipLaunchKernelExC(&config, host, parameters);
+    case 11: return hipDrvLaunchKernelEx(&driver_config, function, parameters, NULL);
     default: return -1;
     }
 }

@@ -70,8 +70,9 @@ pub(crate) fn output(command: &mut Command) -> String {
     let output = command.output().expect("a program that is installed");
     assert!(
         output.status.success(),
-        "{command:?}: {}: {}",
+        "{command:?}: {}: {}{}",
         output.status,
+        String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     );
     String::from_utf8_lossy(&output.stdout).into_owned()

@@ -11,7 +11,7 @@ use std::{
 };
 
 /// An address in the one address space that host and stand-in device share.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(transparent)]
 pub(crate) struct Address(usize);
 

@@ -153,6 +153,11 @@ impl Text {
 #[repr(transparent)]
 pub(crate) struct Parameters(*const *const c_void);
 
+impl Parameters {
+    /// Of a kernel that has none.
+    pub(crate) const NONE: Self = Self(ptr::null());
+}
+
 /// `void **extra`: parameters as one buffer.
 #[derive(Clone, Copy)]
 #[repr(transparent)]

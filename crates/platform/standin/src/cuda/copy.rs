@@ -26,7 +26,7 @@ const UNIFIED: u32 = 4;
 
 /// Whether the caller waits, where the kinds of memory leave a choice.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Mode {
+pub(crate) enum Mode {
     Blocking,
     Async,
 }
@@ -78,7 +78,7 @@ impl Driver {
     }
 
     /// A copy of `length` bytes, with the sides that have to be known to the driver checked.
-    fn line(
+    pub(crate) fn line(
         &self,
         stream: Handle,
         (to, to_known): (Address, bool),
@@ -132,7 +132,7 @@ impl Driver {
         })
     }
 
-    fn copy_3d(&self, stream: Handle, copy: &Copy3d, mode: Mode) -> Result<()> {
+    pub(crate) fn copy_3d(&self, stream: Handle, copy: &Copy3d, mode: Mode) -> Result<()> {
         let (from, to) = (
             self.side(&copy.from, copy.width)?,
             self.side(&copy.to, copy.width)?,
@@ -188,7 +188,8 @@ impl Driver {
         self.copy_3d(stream, &copy, mode)
     }
 
-    fn fill(
+    /// Sets `height` rows of `width` elements, `pitch` bytes apart, to a pattern.
+    pub(crate) fn fill(
         &self,
         stream: Handle,
         (to, pitch): (Address, usize),

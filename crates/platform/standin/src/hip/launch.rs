@@ -1,6 +1,7 @@
 //! Modules, functions that programs register at their start, and launches of all forms.
 
 use std::{
+    cell::Cell,
     collections::HashMap,
     sync::{LazyLock, Mutex, MutexGuard, PoisonError},
 };
@@ -95,6 +96,22 @@ extern "C" fn __hipRegisterFunction(
 #[allow(non_snake_case, reason = "the API's own name")]
 extern "C" fn __hipUnregisterFatBinary(_modules: usize) {}
 
+/// The same of functions of modules.
+fn launch_functions(list: In<FunctionOfSeveral>, count: i32) -> i32 {
+    let driver = Driver::get();
+    let one = |one: FunctionOfSeveral| {
+        let stream = driver.stream(one.stream, Null::Legacy)?;
+        driver.launch(stream, one.function, one.parameters, Extra::NONE)
+    };
+    let list = list.list(usize::try_from(count).unwrap_or(0));
+    code(list.and_then(|list| list.into_iter().try_for_each(one)))
+}
+
+thread_local! {
+    /// Of the thread's next `hipLaunchByPtr`.
+    static CONFIGURED: Cell<Handle> = const { Cell::new(0) };
+}
+
 fn launch_on_several(list: In<OneOfSeveral>, count: i32) -> i32 {
     let list = list.list(usize::try_from(count).unwrap_or(0));
     let results = list.map(|list| {
@@ -126,6 +143,25 @@ pub(super) fn registration() -> [(&'static str, usize); 3] {
     ]
 }
 
+/// `hipLaunchConfig_t`.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct LaunchConfig {
+    dimensions: [u32; 6],
+    shared: usize,
+    stream: Handle,
+    attributes: usize,
+    attribute_count: u32,
+}
+
+// SAFETY: integers.
+unsafe impl crate::cuda::abi::Plain for LaunchConfig {}
+
+const _: () = {
+    assert!(size_of::<LaunchConfig>() == 56);
+    assert!(std::mem::offset_of!(LaunchConfig, stream) == 32);
+};
+
 /// `hipLaunchParams`, of a launch on several devices.
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -142,29 +178,66 @@ unsafe impl crate::cuda::abi::Plain for OneOfSeveral {}
 
 const _: () = assert!(size_of::<OneOfSeveral>() == 56);
 
+/// `hipFunctionLaunchParams`.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct FunctionOfSeveral {
+    function: Handle,
+    dimensions: [u32; 6],
+    shared: u32,
+    stream: Handle,
+    parameters: Parameters,
+}
+
+// SAFETY: integers, and a pointer behind a type of `abi`.
+unsafe impl crate::cuda::abi::Plain for FunctionOfSeveral {}
+
+const _: () = assert!(size_of::<FunctionOfSeveral>() == 56);
+
 api! {
     fn hipModuleLoadData(module: Out<Handle>, image: In<u8>) { cuModuleLoadData(module, image) }
     fn hipModuleUnload(module: Handle) { cuModuleUnload(module) }
     fn hipModuleGetFunction(function: Out<Handle>, module: Handle, name: Text) {
         cuModuleGetFunction(function, module, name)
     }
-    fn hipLaunchKernel(
-        host: usize, _grid: Dim3, _block: Dim3, parameters: Parameters, _shared: usize,
-        stream: Handle,
-    ) {
-        launch(host, parameters, stream, Null::Legacy)
+    fn hipModuleLoad(module: Out<Handle>, path: Text) {
+        match path.read() {
+            Ok(_) => code(Driver::get().load_any_module(module)),
+            Err(error) => error.0,
+        }
     }
-    fn hipLaunchKernel_spt(
-        host: usize, _grid: Dim3, _block: Dim3, parameters: Parameters, _shared: usize,
-        stream: Handle,
+    fn hipModuleLoadDataEx(
+        module: Out<Handle>, image: In<u8>, _count: u32, _options: usize, _values: usize,
     ) {
-        launch(host, parameters, stream, Null::PerThread)
+        cuModuleLoadData(module, image)
     }
-    fn hipLaunchCooperativeKernel(
-        host: usize, _grid: Dim3, _block: Dim3, parameters: Parameters, _shared: u32,
-        stream: Handle,
+    fn hipLaunchKernelExC(config: In<LaunchConfig>, host: usize, parameters: Parameters) {
+        match config.get() {
+            Ok(config) => launch(host, parameters, config.stream, Null::Legacy),
+            Err(error) => error.0,
+        }
+    }
+    fn hipDrvLaunchKernelEx(
+        config: In<crate::cuda::abi::LaunchConfig>, function: Handle, parameters: Parameters,
+        extra: Extra,
     ) {
-        launch(host, parameters, stream, Null::Legacy)
+        cuLaunchKernelEx(config, function, parameters, extra)
+    }
+    fn hipConfigureCall(_grid: Dim3, _block: Dim3, _shared: usize, stream: Handle) {
+        CONFIGURED.set(stream);
+        0
+    }
+    // Of kernels without parameters alone.
+    fn hipLaunchByPtr(host: usize) {
+        launch(host, Parameters::NONE, CONFIGURED.get(), Null::Legacy)
+    }
+    fn hipModuleLoadFatBinary(module: Out<Handle>, image: In<u8>) {
+        cuModuleLoadFatBinary(module, image)
+    }
+    fn hipModuleLaunchCooperativeKernelMultiDevice(
+        list: In<FunctionOfSeveral>, count: i32, _flags: u32,
+    ) {
+        launch_functions(list, count)
     }
     fn hipLaunchCooperativeKernelMultiDevice(list: In<OneOfSeveral>, count: i32, _flags: u32) {
         launch_on_several(list, count)
@@ -245,5 +318,18 @@ api! {
             0 => code(image.set_all(IMAGE, IMAGE.len())),
             error => error,
         }
+    }
+    ;
+    fn hipLaunchKernel / hipLaunchKernel_spt(
+        host: usize, _grid: Dim3, _block: Dim3, parameters: Parameters, _shared: usize,
+        stream: Handle,
+    ) |null| {
+        launch(host, parameters, stream, null)
+    }
+    fn hipLaunchCooperativeKernel / hipLaunchCooperativeKernel_spt(
+        host: usize, _grid: Dim3, _block: Dim3, parameters: Parameters, _shared: u32,
+        stream: Handle,
+    ) |null| {
+        launch(host, parameters, stream, null)
     }
 }

@@ -9,9 +9,8 @@ use super::api;
 use crate::{
     core::memory::Address,
     cuda::{
-        abi::{Handle, Out},
+        abi::{ArrayShape, Handle, In, Out},
         config::Waits,
-        copy::*,
         driver::Driver,
         memory::*,
         result::INVALID_VALUE,
@@ -73,43 +72,30 @@ api! {
         cuMemAllocAsync(place, length, stream)
     }
     fn hipFreeAsync(address: Address, stream: Handle) { cuMemFreeAsync(address, stream) }
-    fn hipMemcpy(to: Address, from: Address, length: usize, _kind: i32) {
-        cuMemcpy(to, from, length)
+    fn hipMallocFromPoolAsync(place: Out<Address>, length: usize, pool: Handle, stream: Handle) {
+        cuMemAllocFromPoolAsync(place, length, pool, stream)
     }
-    fn hipMemcpyAsync(to: Address, from: Address, length: usize, _kind: i32, stream: Handle) {
-        cuMemcpyAsync(to, from, length, stream)
+    fn hipMemPrefetchAsync(address: Address, length: usize, device: i32, stream: Handle) {
+        cuMemPrefetchAsync(address, length, device, stream)
     }
-    fn hipMemcpyAsync_spt(to: Address, from: Address, length: usize, _kind: i32, stream: Handle) {
-        cuMemcpyAsync_ptsz(to, from, length, stream)
+    // hipMemLocation, 8 bytes, comes in a register.
+    fn hipMemPrefetchAsync_v2(
+        address: Address, length: usize, location: u64, flags: u32, stream: Handle,
+    ) {
+        cuMemPrefetchAsync_v2(address, length, location, flags, stream)
     }
-    fn hipMemcpyHtoDAsync(to: Address, from: Address, length: usize, stream: Handle) {
-        cuMemcpyHtoDAsync_v2(to, from, length, stream)
+    fn hipHostAlloc(place: Out<Address>, length: usize, flags: u32) {
+        cuMemHostAlloc(place, length, flags)
     }
-    fn hipMemcpyDtoHAsync(to: Address, from: Address, length: usize, stream: Handle) {
-        cuMemcpyDtoHAsync_v2(to, from, length, stream)
+    fn hipMallocHost(place: Out<Address>, length: usize) { cuMemHostAlloc(place, length, 0) }
+    fn hipMemAllocHost(place: Out<Address>, length: usize) { cuMemHostAlloc(place, length, 0) }
+    fn hipFreeHost(address: Address) { cuMemFreeHost(address) }
+    fn hipMallocManaged(place: Out<Address>, length: usize, flags: u32) {
+        cuMemAllocManaged(place, length, flags)
     }
-    fn hipMemcpyDtoDAsync(to: Address, from: Address, length: usize, stream: Handle) {
-        cuMemcpyDtoDAsync_v2(to, from, length, stream)
+    fn hipFreeArray(array: Handle) { cuArrayDestroy(array) }
+    fn hipArrayCreate(array: Out<Handle>, shape: In<ArrayShape>) {
+        cuArrayCreate_v2(array, shape)
     }
-    fn hipMemcpyHtoD(to: Address, from: Address, length: usize) {
-        cuMemcpyHtoD_v2(to, from, length)
-    }
-    fn hipMemcpyDtoH(to: Address, from: Address, length: usize) {
-        cuMemcpyDtoH_v2(to, from, length)
-    }
-    fn hipMemset(to: Address, value: i32, length: usize) {
-        cuMemsetD8_v2(to, value.to_le_bytes()[0], length)
-    }
-    fn hipMemsetAsync(to: Address, value: i32, length: usize, stream: Handle) {
-        cuMemsetD8Async(to, value.to_le_bytes()[0], length, stream)
-    }
-    fn hipMemsetD8Async(to: Address, value: u8, count: usize, stream: Handle) {
-        cuMemsetD8Async(to, value, count, stream)
-    }
-    fn hipMemsetD16Async(to: Address, value: u16, count: usize, stream: Handle) {
-        cuMemsetD16Async(to, value, count, stream)
-    }
-    fn hipMemsetD32Async(to: Address, value: u32, count: usize, stream: Handle) {
-        cuMemsetD32Async(to, value, count, stream)
-    }
+    fn hipArrayDestroy(array: Handle) { cuArrayDestroy(array) }
 }

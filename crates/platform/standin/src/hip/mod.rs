@@ -1,6 +1,7 @@
 //! The HIP runtime API: a layer on the driver in `cuda`, as HIP on NVIDIA GPUs is one. Each device has
 //! its primary context; a thread has a device, 0 at first, and an error that it asks for.
 
+mod copies;
 pub(crate) mod kfd;
 mod launch;
 mod memory;
@@ -30,25 +31,51 @@ pub(crate) fn is_in_front() -> bool {
     IN_FRONT.load(Ordering::Relaxed)
 }
 
-/// Defines entry points whose bodies, with the calling thread's context current, give a code.
+/// Defines entry points whose bodies, with the calling thread's context current, give a code; after a
+/// semicolon those with a variant whose null stream is the thread's, whose body sees which it is.
 macro_rules! api {
-    ($(fn $name:ident ($($argument:ident: $type:ty),* $(,)?) $body:block)*) => {
-        $(
-            #[cfg_attr(not(test), unsafe(no_mangle))]
-            #[allow(non_snake_case, reason = "the API's own names")]
-            pub(crate) extern "C" fn $name($($argument: $type),*) -> i32 {
-                $crate::hip::enter(stringify!($name), || $body)
-            }
-        )*
+    (
+        $(fn $name:ident $arguments:tt $body:block)*
+        $(; $(fn $both:ident / $per_thread:ident $both_arguments:tt |$null:ident| $both_body:block)*)?
+    ) => {
+        $($crate::hip::entry!($name $arguments $body);)*
+        $($(
+            $crate::hip::entry!($both $both_arguments {
+                let $null = $crate::cuda::stream::Null::Legacy;
+                $both_body
+            });
+            $crate::hip::entry!($per_thread $both_arguments {
+                let $null = $crate::cuda::stream::Null::PerThread;
+                $both_body
+            });
+        )*)?
 
         /// Symbols and addresses of this file's entry points.
         pub(in crate::hip) fn entries() -> Vec<(&'static str, usize)> {
-            vec![$((stringify!($name), $name as *const () as usize)),*]
+            vec![
+                $((stringify!($name), $name as *const () as usize),)*
+                $($(
+                    (stringify!($both), $both as *const () as usize),
+                    (stringify!($per_thread), $per_thread as *const () as usize),
+                )*)?
+            ]
         }
     };
 }
 
-use api;
+/// Defines one entry point.
+macro_rules! entry {
+    ($name:ident ($($argument:ident: $type:ty),* $(,)?) $body:block) => {
+        #[cfg_attr(not(test), unsafe(no_mangle))]
+        #[allow(non_snake_case, reason = "the API's own names")]
+        #[allow(clippy::too_many_arguments, reason = "the API's signature")]
+        pub(crate) extern "C" fn $name($($argument: $type),*) -> i32 {
+            $crate::hip::enter(stringify!($name), || $body)
+        }
+    };
+}
+
+use {api, entry};
 
 /// Entry points that need no context, and whose success is no news.
 const LIGHT: [&str; 6] = [
@@ -68,6 +95,7 @@ fn enter(name: &str, body: impl FnOnce() -> i32) -> i32 {
     let result = match driver.config.failure(name) {
         Some(code) => code,
         None if LIGHT.contains(&name) => body(),
+        None if crate::core::machine::in_host_function() => result::NOT_PERMITTED.0,
         None => match context(driver) {
             Ok(_) => body(),
             Err(error) => error.0,
@@ -99,6 +127,7 @@ fn context(driver: &Driver) -> result::Result<Handle> {
 /// Symbols and addresses of all entry points.
 fn all_entries() -> Vec<(&'static str, usize)> {
     let lists = [
+        copies::entries(),
         launch::entries(),
         memory::entries(),
         runtime::entries(),

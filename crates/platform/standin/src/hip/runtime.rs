@@ -4,15 +4,28 @@ use std::ffi::c_char;
 
 use super::{DEVICE, LAST_ERROR, all_entries, api, kfd};
 use crate::cuda::{
-    abi::{Out, Text, code},
+    abi::{Handle, Out, Text, code},
     context::cuCtxSynchronize,
-    device::{cuDeviceGetAttribute, cuDeviceGetCount, cuDeviceGetName, cuDeviceGetPCIBusId},
+    device::{
+        cuDeviceGetAttribute, cuDeviceGetCount, cuDeviceGetName, cuDeviceGetPCIBusId,
+        cuMemPoolTrimTo,
+    },
     driver::Driver,
     result::{INVALID_DEVICE, INVALID_VALUE, NO_DEVICE, NOT_FOUND},
 };
 
 /// `hipDeviceAttributeCanUseStreamWaitValue`.
 const CAN_WAIT: i32 = 10_013;
+
+fn find(name: Text, place: Out<usize>, status: Out<u32>) -> i32 {
+    let find = || {
+        let name = name.read()?;
+        let found = all_entries().into_iter().find(|entry| entry.0 == name);
+        status.set_if_wanted(u32::from(found.is_none()));
+        place.set(found.ok_or(NOT_FOUND)?.1)
+    };
+    code(find())
+}
 
 api! {
     fn hipInit(flags: u32) {
@@ -59,6 +72,12 @@ api! {
     fn hipDeviceSynchronize() {
         cuCtxSynchronize()
     }
+    fn hipCtxSynchronize() {
+        cuCtxSynchronize()
+    }
+    fn hipMemPoolTrimTo(pool: Handle, keep: usize) {
+        cuMemPoolTrimTo(pool, keep)
+    }
     fn hipDeviceReset() {
         kfd::close(DEVICE.get());
         code(Driver::get().reset_primary(DEVICE.get()))
@@ -72,13 +91,18 @@ api! {
     fn hipGetProcAddress(
         name: Text, place: Out<usize>, _version: i32, _flags: u64, status: Out<u32>,
     ) {
-        let find = || {
-            let name = name.read()?;
-            let found = all_entries().into_iter().find(|entry| entry.0 == name);
-            status.set_if_wanted(u32::from(found.is_none()));
-            place.set(found.ok_or(NOT_FOUND)?.1)
-        };
-        code(find())
+        find(name, place, status)
+    }
+    fn hipGetProcAddress_spt(
+        name: Text, place: Out<usize>, _version: i32, _flags: u64, status: Out<u32>,
+    ) {
+        find(name, place, status)
+    }
+    fn hipGetDriverEntryPoint(name: Text, place: Out<usize>, _flags: u64, status: Out<u32>) {
+        find(name, place, status)
+    }
+    fn hipGetDriverEntryPoint_spt(name: Text, place: Out<usize>, _flags: u64, status: Out<u32>) {
+        find(name, place, status)
     }
 }
 

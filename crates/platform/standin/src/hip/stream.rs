@@ -46,8 +46,16 @@ api! {
     ) {
         cuStreamAddCallback(stream, function, data, flags)
     }
+    fn hipStreamAddCallback_spt(
+        stream: Handle, function: Option<StreamCallback>, data: usize, flags: u32,
+    ) {
+        cuStreamAddCallback_ptsz(stream, function, data, flags)
+    }
     fn hipLaunchHostFunc(stream: Handle, function: Option<HostFunction>, data: usize) {
         cuLaunchHostFunc(stream, function, data)
+    }
+    fn hipLaunchHostFunc_spt(stream: Handle, function: Option<HostFunction>, data: usize) {
+        cuLaunchHostFunc_ptsz(stream, function, data)
     }
     // The wait takes a mask; what it waits on depends on the device.
     fn hipStreamWaitValue32(stream: Handle, word: Address, value: u32, flags: u32, mask: u32) {
@@ -60,7 +68,13 @@ api! {
         cuStreamWriteValue32_v2(stream, word, value, flags)
     }
     fn hipStreamBeginCapture(stream: Handle, mode: u32) { cuStreamBeginCapture_v2(stream, mode) }
+    fn hipStreamBeginCapture_spt(stream: Handle, mode: u32) {
+        cuStreamBeginCapture_v2_ptsz(stream, mode)
+    }
     fn hipStreamEndCapture(stream: Handle, graph: Out<Handle>) { cuStreamEndCapture(stream, graph) }
+    fn hipStreamEndCapture_spt(stream: Handle, graph: Out<Handle>) {
+        cuStreamEndCapture_ptsz(stream, graph)
+    }
     fn hipStreamIsCapturing(stream: Handle, status: Out<u32>) {
         cuStreamIsCapturing(stream, status)
     }
@@ -75,6 +89,9 @@ api! {
     fn hipGraphLaunch(executable: Handle, stream: Handle) {
         graph_api::cuGraphLaunch(executable, stream)
     }
+    fn hipGraphLaunch_spt(executable: Handle, stream: Handle) {
+        graph_api::cuGraphLaunch_ptsz(executable, stream)
+    }
     fn hipGraphExecDestroy(executable: Handle) { graph_api::cuGraphExecDestroy(executable) }
     fn hipGraphDestroy(graph: Handle) { graph_api::cuGraphDestroy(graph) }
     fn hipEventCreate(event: Out<Handle>) { event::cuEventCreate(event, 0) }
@@ -82,6 +99,9 @@ api! {
         event::cuEventCreate(event, flags)
     }
     fn hipEventRecord(event: Handle, stream: Handle) { event::cuEventRecord(event, stream) }
+    fn hipEventRecordWithFlags(event: Handle, stream: Handle, flags: u32) {
+        event::cuEventRecordWithFlags(event, stream, flags)
+    }
     fn hipEventRecord_spt(event: Handle, stream: Handle) {
         event::cuEventRecord_ptsz(event, stream)
     }
