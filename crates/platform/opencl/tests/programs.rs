@@ -125,6 +125,54 @@ fn linked_programs_are_scheduled_like_those_that_look_functions_up() {
     }
 }
 
+/// What `linked.c` says that was built with a loader of its own, as the wheels of PyOpenCL are: under
+/// another name, found by a path beside it, and loaded in a scope of its own.
+fn said_with_a_loader_of_its_own(arguments: &[&str], environment: &[(&str, &str)]) -> String {
+    let (name, of_its_own) = (b"libOpenCL.so.1\0", b"libOpenCL-ab.1\0");
+    let folder = tempfile::tempdir().unwrap();
+    let found = run(Command::new("cc").arg("-print-file-name=libOpenCL.so.1"));
+    let path = String::from_utf8(found.stdout).unwrap();
+    let mut loader = fs::read(path.trim()).unwrap();
+    let places: Vec<_> = (0..loader.len() - name.len())
+        .filter(|&at| loader[at..].starts_with(name))
+        .collect();
+    assert!(!places.is_empty(), "the loader has a name");
+    for at in places {
+        loader[at..][..name.len()].copy_from_slice(of_its_own);
+    }
+    let libraries = folder.path().join(".libs");
+    fs::create_dir(&libraries).unwrap();
+    fs::write(libraries.join("libOpenCL-ab.1"), loader).unwrap();
+
+    let host = compile(&folder, "extension.c", &["-ldl"]);
+    let search = format!("-L{}", libraries.display());
+    let link = [
+        "-shared",
+        "-fPIC",
+        &search,
+        "-l:libOpenCL-ab.1",
+        "-ldl",
+        "-Wl,--disable-new-dtags,-rpath,$ORIGIN/.libs",
+    ];
+    let program = compile(&folder, "linked.c", &link);
+    let mut command = Command::new(host);
+    shimmed(command.arg(program).args(arguments), environment);
+    let output = run(&mut command);
+    succeeded(&output);
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn programs_with_a_loader_of_their_own_are_scheduled() {
+    // The second way is a lookup in the system's loader: two of them are in the process then.
+    for arguments in [&[][..], &["dlopen"]] {
+        let line = said_with_a_loader_of_its_own(arguments, &[LOCAL, LEVEL_2]);
+        assert_eq!(line, "value 42 level 2 hooked 1 seen -1\n");
+        let line = said_with_a_loader_of_its_own(arguments, &[("XSCHED_DISABLE", "1")]);
+        assert_eq!(line, "value 42 level 0 hooked 1 seen -1\n");
+    }
+}
+
 #[test]
 fn shims_that_wrap_dlsym_work_together_in_any_order() {
     let folder = tempfile::tempdir().unwrap();
