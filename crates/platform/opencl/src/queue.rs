@@ -146,8 +146,8 @@ impl HwQueue for CommandQueue {
         workers.and_then(set).map_err(HwError::Unsupported)
     }
 
-    fn spacing(&self, _: Level) -> Spacing {
-        Spacing::Commands(self.gates.interval())
+    fn spacing(&self, level: Level) -> Spacing {
+        Spacing::Commands(self.gates.interval(level))
     }
 
     fn tend(&self) {
