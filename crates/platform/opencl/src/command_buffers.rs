@@ -44,7 +44,7 @@ pub(crate) fn platform(buffer: Opaque) -> Option<usize> {
     TABLE.get(buffer as usize).map(|known| known.platform)
 }
 
-/// Around the creation of a command buffer for these queues.
+/// Around the creation of a command buffer for these queues, also of one from another's commands.
 pub(crate) fn create(count: u32, queues: *const Queue, call: impl FnOnce() -> Opaque) -> Opaque {
     let buffer = call();
     if !buffer.is_null() {

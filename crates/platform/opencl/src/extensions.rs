@@ -146,6 +146,10 @@ extensions! { RECORDING -> Opaque, by platform_of_first;
     create_command_buffer / c"clCreateCommandBufferKHR" (count: u32, queues: *const Queue, properties: Opaque, error: *mut i32) of command_buffers::list(count, queues) => |call| command_buffers::create(count, queues, call);
 }
 
+extensions! { REMAPPING -> Opaque, by command_buffers::platform;
+    remap_command_buffer / c"clRemapCommandBufferKHR" (buffer: Opaque, automatic: u32, count: u32, queues: *const Queue, commands: u32, command_list: Opaque, commands_made: Opaque, error: *mut i32) of buffer => |call| command_buffers::create(count, queues, call);
+}
+
 extensions! { RECORDED -> i32, by command_buffers::platform;
     enqueue_command_buffer / c"clEnqueueCommandBufferKHR" (queues: u32, queue_list: *const Queue, buffer: Opaque, count: u32, list: Opaque, event: *mut Event) of buffer => |call| command_buffers::enqueue(queues, queue_list, buffer, event, call);
     retain_command_buffer / c"clRetainCommandBufferKHR" (buffer: Opaque) of buffer => |call| command_buffers::retain(buffer, call);
@@ -154,7 +158,7 @@ extensions! { RECORDED -> i32, by command_buffers::platform;
 
 /// The hook of this name.
 pub(crate) fn by_name(name: &CStr) -> Option<*mut c_void> {
-    let mut all = [SUBMITTING, MAKING, RECORDING, RECORDED]
+    let mut all = [SUBMITTING, MAKING, RECORDING, REMAPPING, RECORDED]
         .into_iter()
         .flatten();
     let hook = all.find(|hook| hook.name == name)?;

@@ -4,34 +4,13 @@ mod support;
 
 use std::{
     collections::BTreeSet,
-    env,
     ffi::OsStr,
     fs,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Output, Stdio},
 };
 
 use support::*;
-use tempfile::TempDir;
-
-fn source(name: &str) -> PathBuf {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs");
-    folder.join(name)
-}
-
-/// Compiles C.
-fn compile(folder: &TempDir, name: &str, arguments: &[&str]) -> PathBuf {
-    let output = folder.path().join(Path::new(name).file_stem().unwrap());
-    let compiler = Command::new("cc")
-        .arg(source(name))
-        .arg("-o")
-        .arg(&output)
-        .args(arguments)
-        .output()
-        .expect("cc is installed");
-    succeeded(&compiler);
-    output
-}
 
 fn run(command: &mut Command) -> Output {
     command.stdin(Stdio::null()).output().unwrap()
@@ -63,6 +42,15 @@ fn same_output(program: impl AsRef<OsStr>, environment: &[(&str, &str)]) -> Stri
 fn clinfo_says_the_same() {
     let said = same_output("clinfo", &[]);
     assert!(said.contains("Portable Computing Language"), "{said}");
+}
+
+#[test]
+fn of_two_drivers_clinfo_says_the_same() {
+    let drivers = drivers(&[POCL, OCLGRIND]);
+    let said = same_output("clinfo", &[(VENDORS, drivers.path().to_str().unwrap())]);
+    for platform in [POCL, OCLGRIND] {
+        assert!(said.contains(platform), "{said}");
+    }
 }
 
 #[test]
