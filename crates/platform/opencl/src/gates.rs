@@ -288,13 +288,20 @@ impl Gates {
 
     /// Returns when a mark was reached, or waiting for it could wait for ever.
     pub(crate) fn wait(self: &Arc<Self>, block: &'static ControlBlock, value: u32) {
+        let is_over = |seen| {
+            hw::reached(seen, value) || user_events::any_unset() || user_events::in_callback()
+        };
+        // Some drivers execute inside this call, and may wait there for a user event.
+        if is_over(block.completed()) {
+            return;
+        }
         // What was not handed over yet would never get there.
         // SAFETY: the program's own queue.
         unsafe { driver::flush(self.raw()) };
         let mut step = Duration::from_micros(20);
         loop {
             let seen = block.completed();
-            if hw::reached(seen, value) || user_events::any_unset() || user_events::in_callback() {
+            if is_over(seen) {
                 return;
             }
             block.wait_completed(seen, step);

@@ -53,6 +53,39 @@ fn queues_of_two_drivers_are_held_each_at_the_level_that_works_on_it() {
     });
 }
 
+/// Commands of a driver that executes inside calls, behind a user event that is completed late or, once the
+/// application has let go of it, never.
+fn behind_a_user_event(is_completed: bool) {
+    const COUNT: u32 = 300;
+    let cl = Cl::load();
+    let (queue, word) = (cl.queue(0), cl.buffer(1));
+    cl.fill(queue, word, 0, &[]);
+    cl.finish(queue);
+    assert_eq!(scheduled(queue), 1);
+    let start = cl.user_event();
+    for value in 1..=COUNT {
+        let after: &[Handle] = if value == 1 { &[start] } else { &[] };
+        cl.fill(queue, word, value, after);
+        if value == 1 && !is_completed {
+            assert_eq!(cl.call("clReleaseEvent", start), SUCCESS);
+        }
+    }
+    if is_completed {
+        cl.complete(start);
+        assert_eq!(cl.read(queue, word, 1), [COUNT]);
+    }
+}
+
+#[test]
+fn a_driver_that_executes_inside_calls_is_not_made_to_wait_for_a_user_event() {
+    client_of(&[OCLGRIND], &[LOCAL], || behind_a_user_event(true));
+}
+
+#[test]
+fn a_user_event_that_is_let_go_of_while_a_command_waits_for_it_holds_no_call_up() {
+    client_of(&[OCLGRIND], &[LOCAL], || behind_a_user_event(false));
+}
+
 #[test]
 fn a_name_is_each_drivers_own_function() {
     client_of(&[POCL, OCLGRIND, NOTHING], &[LOCAL, LEVEL_1], || {

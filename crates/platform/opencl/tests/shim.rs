@@ -325,6 +325,9 @@ fn start_gun(properties: u64) {
     let buffers: Vec<_> = (0..300).map(|_| cl.buffer(1)).collect();
     assert!(scheduled(queue) > 0);
     let start = cl.user_event();
+    // One reference is left.
+    assert_eq!(cl.call("clRetainEvent", start), SUCCESS);
+    assert_eq!(cl.call("clReleaseEvent", start), SUCCESS);
     let mut last = null_mut();
     for (index, &buffer) in buffers.iter().enumerate() {
         // The first waits; in an out-of-order queue the others do not.
@@ -360,6 +363,30 @@ fn out_of_order_queues_never_deadlock_at_level_one() {
 #[test]
 fn out_of_order_queues_never_deadlock_at_level_two() {
     client(&[LOCAL, LEVEL_2], || start_gun(OUT_OF_ORDER));
+}
+
+#[test]
+fn a_user_event_that_is_let_go_of_without_use_changes_nothing() {
+    const COMMANDS: usize = 60;
+    /// In flight at most.
+    const WINDOW: usize = 16;
+    client(&[LOCAL, LEVEL_1], || {
+        let cl = Cl::load();
+        let (queue, buffer, kernel) = (cl.queue(0), cl.buffer(64), cl.kernel());
+        assert_eq!(scheduled(queue), 1);
+        let event = cl.user_event();
+        for name in ["clRetainEvent", "clReleaseEvent", "clReleaseEvent"] {
+            assert_eq!(cl.call(name, event), SUCCESS);
+        }
+        // Some milliseconds each: without a window all of them were in flight.
+        let events: Vec<_> = (0..COMMANDS)
+            .map(|_| cl.work(queue, kernel, buffer, 64, 200_000))
+            .collect();
+        let is_in_flight = |&&event: &&Handle| !cl.is_complete(event);
+        let in_flight = events.iter().filter(is_in_flight).count();
+        assert!(in_flight <= WINDOW, "{in_flight}");
+        cl.finish(queue);
+    });
 }
 
 #[test]
