@@ -211,6 +211,7 @@ hooks! { LIFE -> i32;
     clReleaseCommandQueue / c"clReleaseCommandQueue" (queue: Queue) = |call| release::queue(queue, call);
     clReleaseContext / c"clReleaseContext" (object: Opaque) = |call| release::around(Kind::Context, object, call);
     clReleaseDevice / c"clReleaseDevice" (object: Opaque) = |call| release::around(Kind::Device, object, call);
+    clReleaseDeviceEXT / c"clReleaseDeviceEXT" (object: Opaque) = |call| release::around(Kind::DeviceExt, object, call);
     clReleaseMemObject / c"clReleaseMemObject" (object: Opaque) = |call| release::around(Kind::Mem, object, call);
     clReleaseKernel / c"clReleaseKernel" (object: Opaque) = |call| release::around(Kind::Kernel, object, call);
     clReleaseProgram / c"clReleaseProgram" (object: Opaque) = |call| release::around(Kind::Program, object, call);

@@ -116,6 +116,25 @@ fn a_name_is_each_drivers_own_function() {
 }
 
 #[test]
+fn a_device_that_is_released_by_its_former_name_waits_for_every_drivers_gates() {
+    const REFERENCES: u32 = 0x4057;
+    client_of(&[POCL, NOTHING], &[LOCAL, LEVEL_2], || {
+        let [pocl, nothing] = [POCL, NOTHING].map(Cl::load_platform);
+        let (queue, word) = (pocl.queue(0), pocl.buffer(1));
+        assert_eq!(scheduled(queue), 2);
+        assert_eq!(set_priority(queue, NO_RUN), 0);
+        let (_, event) = pocl.fill_until_held(queue, word);
+        let release = || nothing.call("clReleaseDeviceEXT", nothing.device);
+        assert_eq!(release(), SUCCESS);
+        assert_eq!(nothing.device_number(REFERENCES), 1, "not yet");
+        assert!(!pocl.is_complete(event));
+        assert_eq!(set_priority(queue, 0), 0);
+        let references = || nothing.device_number(REFERENCES);
+        until("it is released", || references() == 0);
+    });
+}
+
+#[test]
 fn a_remapped_command_buffer_is_one_over_its_new_queues() {
     const COUNT: u32 = 1000;
     client_of(&[NOTHING], &[LOCAL], || {

@@ -96,7 +96,7 @@ static cl_int device_info(cl_device_id of, cl_device_info name, size_t room, voi
         return ANSWER(type);
     case CL_DEVICE_PLATFORM:
         return ANSWER(owner);
-    case CL_DEVICE_REFERENCE_COUNT:
+    case CL_DEVICE_REFERENCE_COUNT_EXT:
         return ANSWER(device.references);
     case CL_DEVICE_NAME:
         return ANSWER_TEXT("nothing");

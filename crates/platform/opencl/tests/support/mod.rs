@@ -277,13 +277,56 @@ impl Cl {
         let result = devices(cl.platform, all, room, found.as_mut_ptr(), null_mut());
         assert_eq!(result, SUCCESS);
         cl.device = found[index];
+        cl.context = cl.new_context();
+        cl
+    }
+
+    /// A context of the device.
+    fn new_context(&self) -> Handle {
         type Create =
             extern "C" fn(*const isize, u32, *const Handle, Handle, Handle, *mut i32) -> Handle;
-        let create: Create = cl.symbol("clCreateContext");
+        let create: Create = self.symbol("clCreateContext");
         let mut error = 0;
-        cl.context = create(null(), 1, &cl.device, null_mut(), null_mut(), &mut error);
+        let context = create(null(), 1, &self.device, null_mut(), null_mut(), &mut error);
         assert_eq!(error, SUCCESS);
-        cl
+        context
+    }
+
+    /// A part of the device, of one compute unit, in a context of its own.
+    pub(crate) fn part(&self) -> Self {
+        const EQUALLY: isize = 0x1086;
+        type Create = extern "C" fn(Handle, *const isize, u32, *mut Handle, *mut u32) -> i32;
+        let create: Create = self.symbol("clCreateSubDevices");
+        let properties = [EQUALLY, 1, 0];
+        let mut found = [null_mut(); 256];
+        let (room, mut count) = (found.len() as u32, 0);
+        let result = create(
+            self.device,
+            properties.as_ptr(),
+            room,
+            found.as_mut_ptr(),
+            &mut count,
+        );
+        assert_eq!(result, SUCCESS);
+        for &other in &found[1..count as usize] {
+            assert_eq!(self.call("clReleaseDevice", other), SUCCESS);
+        }
+        let mut part = Cl {
+            device: found[0],
+            ..*self
+        };
+        part.context = part.new_context();
+        part
+    }
+
+    /// A number that the driver knows of the device.
+    pub(crate) fn device_number(&self, name: u32) -> u32 {
+        type Info = extern "C" fn(Handle, u32, usize, *mut u32, *mut usize) -> i32;
+        let info: Info = self.symbol("clGetDeviceInfo");
+        let mut number = 0;
+        let result = info(self.device, name, 4, &mut number, null_mut());
+        assert_eq!(result, SUCCESS);
+        number
     }
 
     pub(crate) fn symbol<T: Copy>(&self, name: &str) -> T {
