@@ -15,6 +15,7 @@ const FILES: &[(&str, &str)] = &[
     ("/usr/bin/Xvfb", "xvfb"),
     ("/usr/bin/chromium", "chromium"),
     ("/etc/OpenCL/vendors/pocl.icd", "pocl-opencl-icd"),
+    ("/usr/lib/oclgrind/liboclgrind-rt-icd.so", "oclgrind"),
     ("/usr/include/CL/cl.h", "ocl-icd-opencl-dev"),
     ("/usr/bin/clinfo", "clinfo"),
     (

@@ -1,9 +1,15 @@
 """Two PyOpenCL programs on one device, unscheduled and scheduled in turns: opencl.py --help.
 
 Stands beside `xsched` and `libshimopencl.so`, or is told where they are. The same file is the
-programs: `high` answers requests of ten kernels at 20 % load, `low` runs kernels back to back.
-Every request and every batch is compared with the first one, bit for bit."""
+programs: `high` answers requests of ten kernels at 20 % load, `low` runs kernels back to back, both on
+the first device of the kind that is asked for, with as many work items as fill it. How much a kernel
+computes is found out first. Every request and every batch is compared with the first one, bit for bit.
+
+Any PyOpenCL does, also one from PyPI, which brings an ICD loader of its own. A driver without a file in
+/etc/OpenCL/vendors is named with --vendor, as NVIDIA's on a GPU, in about 95 s:
+    opencl.py --device-kind gpu --vendor libnvidia-opencl.so.1 --seconds 26 --alone-seconds 4 --rounds 1"""
 import argparse
+import ctypes
 import hashlib
 import os
 import random
@@ -20,42 +26,67 @@ __kernel void work(__global const uint *from, __global uint *to, uint rounds) {
     to[get_global_id(0)] = word;
 }
 """
-WORDS, GROUP = 512, 16
-
 
 class Chain:
-    """Kernels that feed each other, on the first device."""
+    """Kernels that feed each other, on the first device of a kind."""
 
-    def __init__(self, rounds):
+    def __init__(self, kind, rounds):
         import numpy
         import pyopencl as cl
 
-        self.cl, self.rounds = cl, numpy.uint32(rounds)
-        context = cl.Context(cl.get_platforms()[0].get_devices()[:1])
+        self.cl, self.rounds = cl, rounds
+        types = {"cpu": cl.device_type.CPU, "gpu": cl.device_type.GPU, "any": cl.device_type.ALL}
+        devices = [d for p in cl.get_platforms() for d in p.get_devices(types[kind])]
+        if not devices:
+            sys.exit(f"no OpenCL device of the kind {kind}")
+        self.device = devices[0]
+        # A GPU needs many work items to be busy; a CPU's kernels are long with few.
+        is_cpu = self.device.type & cl.device_type.CPU
+        self.group = 16 if is_cpu else min(256, self.device.max_work_group_size)
+        self.words = 512 if is_cpu else 8 * self.group * self.device.max_compute_units
+        context = cl.Context([self.device])
         self.queue = cl.CommandQueue(context)
         self.kernel = cl.Kernel(cl.Program(context, SOURCE).build(), "work")
-        self.host = numpy.arange(WORDS, dtype=numpy.uint32)
+        self.host = numpy.arange(self.words, dtype=numpy.uint32)
         self.buffers = [cl.Buffer(context, cl.mem_flags.READ_WRITE, self.host.nbytes) for _ in "ab"]
 
     def run(self, kernels):
         """Uploads the input, runs the kernels, and gives a digest of the output."""
         one, two = self.buffers
-        out = self.host.copy()
+        out, rounds = self.host.copy(), self.host.dtype.type(self.rounds)
         self.cl.enqueue_copy(self.queue, one, self.host, is_blocking=False)
         for _ in range(kernels):
-            self.kernel(self.queue, (WORDS,), (GROUP,), one, two, self.rounds)
+            self.kernel(self.queue, (self.words,), (self.group,), one, two, rounds)
             one, two = two, one
         self.cl.enqueue_copy(self.queue, out, one)
         return hashlib.sha256(out.tobytes()).hexdigest()[:16]
 
+    def level(self):
+        """The level in force; 0: nobody schedules this program."""
+        try:
+            level = ctypes.CDLL(None).xsched_opencl_level
+        except AttributeError:
+            return 0
+        return level(ctypes.c_void_p(self.queue.int_ptr))
 
-def calibrate(milliseconds):
-    """Rounds for a kernel of that length, by the fastest of several tries."""
-    probe = 200_000
-    chain = Chain(probe)
+
+def calibrate(kind, *lengths):
+    """The device, and rounds for kernels of these lengths in ms, by the fastest of several tries."""
+    chain = Chain(kind, 1000)
     chain.run(2)
-    best = min(timed(lambda: chain.run(2))[0] for _ in range(10)) / 2
-    print(max(1, round(probe * milliseconds / best)))
+
+    def time_of_one():
+        return timed(lambda: chain.run(4))[0] / 4
+
+    # Long enough to say something, and at the device's full clock.
+    while (took := time_of_one()) < 10:
+        chain.rounds *= 2 if took > 1 else 10
+    start = time.monotonic()
+    times = []
+    while time.monotonic() - start < 1 or len(times) < 10:
+        times.append(time_of_one())
+    each = min(times) / chain.rounds
+    print(*(max(1, round(length / each)) for length in lengths), chain.device.name)
 
 
 def timed(body):
@@ -69,8 +100,8 @@ def same(digests):
     return digests[0]
 
 
-def high(rounds, seconds, kernels, alone_ms):
-    chain = Chain(rounds)
+def high(kind, rounds, seconds, kernels, alone_ms):
+    chain = Chain(kind, rounds)
     chain.run(kernels)
     ready()
     pause = alone_ms / 1e3 / 0.2
@@ -82,11 +113,11 @@ def high(rounds, seconds, kernels, alone_ms):
         digests.append(chain.run(kernels))
         latencies.append((time.monotonic() - due) * 1e3)
         due += pause * chance.uniform(0.5, 1.5)
-    print(*(f"{latency:.3f}" for latency in latencies), same(digests), flush=True)
+    print(*(f"{latency:.3f}" for latency in latencies), chain.level(), same(digests), flush=True)
 
 
-def low(rounds, seconds, kernels):
-    chain = Chain(rounds)
+def low(kind, rounds, seconds, kernels):
+    chain = Chain(kind, rounds)
     chain.run(kernels)
     ready()
     start = time.monotonic()
@@ -94,7 +125,7 @@ def low(rounds, seconds, kernels):
     while time.monotonic() - start < seconds:
         digests.append(chain.run(kernels))
     done = len(digests) * kernels / (time.monotonic() - start)
-    print(f"{done:.3f}", same(digests), flush=True)
+    print(f"{done:.3f}", chain.level(), same(digests), flush=True)
 
 
 def ready():
@@ -112,6 +143,11 @@ class Rounds:
         self.socket = os.path.join(self.folder.name, "xsched.sock")
         self.daemon = None
         self.rounds = {}
+        if options.vendor:
+            # A folder: what a file alone means differs between loaders.
+            with open(os.path.join(self.folder.name, "only.icd"), "w") as icd:
+                icd.write(options.vendor + "\n")
+            os.environ["OCL_ICD_VENDORS"] = self.folder.name
 
     def serve(self):
         if self.daemon is None or self.daemon.poll() is not None:
@@ -122,18 +158,21 @@ class Rounds:
             )
             time.sleep(0.5)
 
-    def command(self, role):
+    def calibrate(self):
+        """How much each program's kernels compute."""
         o = self.options
-        if role == "calibrate":
-            return [sys.executable, __file__, role]
-        arguments = [self.rounds[role], o.seconds, o.kernels]
+        command = [sys.executable, __file__, "calibrate", o.device_kind, str(o.high_ms), str(o.low_ms)]
+        answer = subprocess.check_output(command, text=True).split(maxsplit=2)
+        self.rounds["high"], self.rounds["low"], device = answer
+        print(f"{device.strip()}: kernels of {o.high_ms:g} and {o.low_ms:g} ms", flush=True)
+
+    def start(self, role, mode, seconds):
+        o = self.options
+        environment = dict(os.environ)
+        arguments = [o.device_kind, self.rounds[role], seconds, o.kernels]
         if role == "high":
             arguments.append(o.kernels * o.high_ms)
-        return [sys.executable, __file__, role, *map(str, arguments)]
-
-    def start(self, role, mode):
-        environment = dict(os.environ)
-        command = self.command(role)
+        command = [sys.executable, __file__, role, *map(str, arguments)]
         if mode == "xsched":
             environment["XSCHED_SOCKET"] = self.socket
             level = ["--level", self.options.level]
@@ -144,7 +183,10 @@ class Rounds:
 
     def run(self, roles, mode, kill=False):
         self.serve()
-        programs = [self.start(role, mode) for role in roles]
+        seconds = self.options.seconds
+        if len(roles) == 1:
+            seconds = self.options.alone_seconds or seconds
+        programs = [self.start(role, mode, seconds) for role in roles]
         try:
             for program in programs:
                 assert program.stdout.readline() == "ready\n", "a program did not start"
@@ -153,7 +195,7 @@ class Rounds:
                 program.stdin.write("\n")
                 program.stdin.flush()
             if kill:
-                time.sleep(self.options.seconds / 2)
+                time.sleep(seconds / 2)
                 self.daemon.send_signal(signal.SIGKILL)
                 self.daemon.wait()
             results = [program.stdout.readline().split() for program in programs]
@@ -165,25 +207,26 @@ class Rounds:
 
     def all(self):
         o = self.options
-        for role, length in (("high", o.high_ms), ("low", o.low_ms)):
-            command = [*self.command("calibrate"), str(length)]
-            self.rounds[role] = subprocess.check_output(command, text=True).strip()
+        self.calibrate()
         kinds = [("alone", ["high"], "native"), ("alone", ["low"], "native")]
         kinds += [("unscheduled", ["high", "low"], "native"), ("scheduled", ["high", "low"], "xsched")]
         kinds += [("scheduled alone", ["high"], "xsched"), ("scheduled alone", ["low"], "xsched")]
         if o.kill:
             kinds.append(("daemon killed", ["high", "low"], "xsched"))
-        latencies, rates, digests = {}, {}, {}
+        latencies, rates, digests, levels = {}, {}, {}, set()
         for number in range(o.rounds):
             for name, roles, mode in kinds:
                 results = self.run(roles, mode, kill=name == "daemon killed")
-                for role, (*values, digest) in zip(roles, results):
+                for role, (*values, level, digest) in zip(roles, results):
                     values = [float(value) for value in values]
                     into = latencies if role == "high" else rates
                     into.setdefault(name, []).extend(values)
                     digests.setdefault(role, set()).add(digest)
+                    if mode == "xsched" and not name == "daemon killed":
+                        levels.add(level)
                 load = os.getloadavg()[0]
                 print(f"round {number + 1}: {name}: {'+'.join(roles)}, load {load:.1f}", flush=True)
+        print(f"\nlevel in force where scheduled: {', '.join(sorted(levels))}", end="")
         self.report(latencies, rates, digests)
 
     def report(self, latencies, rates, digests):
@@ -210,11 +253,15 @@ class Rounds:
 def main():
     roles = {"calibrate": calibrate, "high": high, "low": low}
     if sys.argv[1:2] and sys.argv[1] in roles:
-        kinds = [float, float] if sys.argv[1] == "calibrate" else [int, float, int, float]
-        return roles[sys.argv[1]](*(kind(text) for kind, text in zip(kinds, sys.argv[2:])))
+        types = [str, float, float] if sys.argv[1] == "calibrate" else [str, int, float, int, float]
+        return roles[sys.argv[1]](*(convert(text) for convert, text in zip(types, sys.argv[2:])))
     here = os.path.dirname(os.path.abspath(__file__))
-    parser = argparse.ArgumentParser(description=__doc__)
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
+    parser.add_argument("--device-kind", choices=["any", "cpu", "gpu"], default="any")
+    parser.add_argument("--vendor", help="the vendor's library, if the loader would not find it")
     parser.add_argument("--seconds", type=float, default=30, help="length of a run")
+    parser.add_argument("--alone-seconds", type=float, help="of one with a single program [the same]")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--level", default="auto", help="1, 2, 3 or auto")
     parser.add_argument("--kernels", type=int, default=10, help="kernels a request, and a batch of the low one")

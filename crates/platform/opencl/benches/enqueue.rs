@@ -1,6 +1,6 @@
 //! What the shim costs a program that runs alone.
 //!
-//! `cargo bench -p xsched-opencl [-- PROCESSES]`. A process without the shim (*without*) and one with it
+//! `cargo bench -p xsched-opencl [-- PROCESSES [WORKLOAD]]`. A process without the shim (*without*) and one with it
 //! run in turns. The latter lets every other of its rounds pass (*passing*) and has the rest scheduled
 //! (*with*), so that those two differ in nothing else, whatever the machine does meanwhile. Prints
 //! medians over the processes, and for the ratio of the times the half width of its 95 % interval.
@@ -55,7 +55,7 @@ const WORKLOADS: [Workload; 3] = [
         name: "1 ms kernels",
         milliseconds: 1.0,
         kernels: 20,
-        pairs: 20,
+        pairs: 60,
     },
     Workload {
         name: "20 ms kernels",
@@ -72,6 +72,9 @@ fn main() {
         return client(workload, rounds.parse().expect("a number"));
     }
     let processes = env::args().find_map(|word| word.parse().ok()).unwrap_or(15);
+    // A name without an option's dashes, of which cargo passes some.
+    let is_name = |word: &String| !word.starts_with('-') && word.parse::<u32>().is_err();
+    let only = env::args().skip(1).find(is_name).unwrap_or_default();
     let per_millisecond = calibrate();
     println!(
         "{:13} {:^30} {:^30} {:>17}",
@@ -79,7 +82,8 @@ fn main() {
     );
     let columns = format!("{:>10}{:>10}{:>10}", "without", "passing", "with");
     println!("{:13} {columns} {columns}", "");
-    for (index, workload) in WORKLOADS.into_iter().enumerate() {
+    let wanted = |(_, workload): &(usize, Workload)| workload.name.contains(&only);
+    for (index, workload) in WORKLOADS.into_iter().enumerate().filter(wanted) {
         let rounds = ((workload.milliseconds * per_millisecond) as u32).max(1);
         let results: Vec<_> = (0..processes)
             .map(|_| (run(index, rounds, false), run(index, rounds, true)))

@@ -19,10 +19,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use xsched_wire::Level;
 use xsched_xqueue::hw;
 
 /// How long a group of commands should take: the gate and the mark cost about 15 µs of a CPU.
 const GROUP: Duration = Duration::from_millis(2);
+/// The same where the scheduling class stops the device at once, and gates only keep commands back.
+const WIDE_GROUP: Duration = Duration::from_millis(4);
 /// From this on a group's gate is completed just in time.
 const LONG: Duration = Duration::from_millis(10);
 /// Commands in a group at most.
@@ -111,15 +114,15 @@ impl<G, M: Copy> Chain<G, M> {
         self.command = slowly.max(at_least).min(LONGEST);
     }
 
-    /// Commands between two gates.
-    pub(crate) fn interval(&self) -> u32 {
-        let command = self.command.as_nanos().max(1);
-        (GROUP.as_nanos() / command).clamp(1, u128::from(MOST)) as u32
+    /// How long one command takes.
+    pub(crate) fn command(&self) -> Duration {
+        self.command
     }
 
     /// Groups that may be under way before their gates were seen from nearby.
     fn ahead(&self) -> u32 {
-        u32::from(self.command * self.interval() < LONG)
+        // A longer group is one of several commands, and no longer than WIDE_GROUP.
+        u32::from(self.command < LONG)
     }
 
     /// Whether a gate placed now stands far enough ahead of the device to be worth it.
@@ -167,12 +170,23 @@ impl<G, M: Copy> Chain<G, M> {
     }
 }
 
+/// Commands between two gates at this level, if one takes so long.
+pub(crate) fn interval(level: Level, command: Duration) -> u32 {
+    let group = match level {
+        Level::Lv3 => WIDE_GROUP,
+        Level::Lv1 | Level::Lv2 => GROUP,
+    };
+    let fit = group.as_nanos() / command.as_nanos().max(1);
+    fit.clamp(1, u128::from(MOST)) as u32
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     /// A queue that runs commands of one length, its mark and gate at every interval.
     struct Model {
+        level: Level,
         chain: Chain<u32, u32>,
         now: Instant,
         submitted: u64,
@@ -183,6 +197,7 @@ mod tests {
     impl Model {
         fn new() -> Self {
             Model {
+                level: Level::Lv2,
                 chain: Chain::new(),
                 now: Instant::now(),
                 submitted: 0,
@@ -190,9 +205,13 @@ mod tests {
             }
         }
 
+        fn interval(&self) -> u32 {
+            interval(self.level, self.chain.command())
+        }
+
         /// A group is submitted, then a mark and, where it is worth it, a gate named as the mark.
         fn group(&mut self) {
-            let (mark, commands) = (self.groups.len() as u32, self.chain.interval());
+            let (mark, commands) = (self.groups.len() as u32, self.interval());
             self.submitted += u64::from(commands);
             self.groups.push(commands);
             self.chain.marked(mark, self.submitted, self.now, mark);
@@ -217,7 +236,7 @@ mod tests {
         }
         for mark in 1..=5 {
             assert_eq!(model.run(mark, Duration::from_millis(20)), [mark]);
-            assert_eq!(model.chain.interval(), 1);
+            assert_eq!(model.interval(), 1);
         }
         assert!(!model.chain.is_armed());
     }
@@ -231,8 +250,36 @@ mod tests {
                 model.run(mark - 3, Duration::from_micros(100));
             }
         }
-        assert_eq!(model.chain.interval(), 20, "2 ms");
+        assert_eq!(model.interval(), 20, "2 ms");
         assert_eq!(model.chain.take_all(), [59, 60], "58 is the next group's");
+    }
+
+    #[test]
+    fn gates_stand_farther_apart_where_the_device_is_stopped_without_them() {
+        for (command_us, at_level_2, at_level_3) in [
+            (1, MOST, MOST),
+            (100, 20, 40),
+            (1_000, 2, 4),
+            (3_000, 1, 1),
+            (50_000, 1, 1),
+        ] {
+            let commands = [Level::Lv2, Level::Lv3].map(|level| interval(level, us(command_us)));
+            assert_eq!(commands, [at_level_2, at_level_3], "{command_us} µs");
+        }
+        let mut model = Model::new();
+        model.level = Level::Lv3;
+        for mark in 1..=60 {
+            model.group();
+            if mark > 3 {
+                model.run(mark - 3, us(1_000));
+            }
+        }
+        assert_eq!(model.interval(), 4);
+        assert_eq!(model.chain.take_all(), [59, 60], "still one group ahead");
+    }
+
+    fn us(microseconds: u64) -> Duration {
+        Duration::from_micros(microseconds)
     }
 
     #[test]
@@ -255,7 +302,7 @@ mod tests {
                 model.group();
                 model.run(mark, command);
             }
-            model.chain.interval()
+            model.interval()
         };
         assert_eq!(groups(Duration::ZERO, short), MOST);
         assert_eq!(groups(Duration::from_secs(1), short), MOST);

@@ -12,7 +12,7 @@ use std::{
 use crate::{
     driver::{self, Outcome},
     extensions::{self, Vendors},
-    hooks::submit,
+    hooks::{NOTHING, WaitList, submit},
     queues, release,
     sys::*,
 };
@@ -44,7 +44,7 @@ pub(crate) fn platform(buffer: Opaque) -> Option<usize> {
     TABLE.get(buffer as usize).map(|known| known.platform)
 }
 
-/// Around the creation of a command buffer for these queues.
+/// Around the creation of a command buffer for these queues, also of one from another's commands.
 pub(crate) fn create(count: u32, queues: *const Queue, call: impl FnOnce() -> Opaque) -> Opaque {
     let buffer = call();
     if !buffer.is_null() {
@@ -125,9 +125,9 @@ pub(crate) fn release_now(buffer: Opaque) -> i32 {
 
 /// Around an enqueue in these queues, or in those that it was recorded for if none are named.
 pub(crate) fn enqueue(
-    count: u32,
-    queues: *const Queue,
+    (count, queues): (u32, *const Queue),
     buffer: Opaque,
+    after: WaitList,
     event: *mut Event,
     call: impl Fn() -> i32,
 ) -> i32 {
@@ -137,14 +137,19 @@ pub(crate) fn enqueue(
         [] => recorded_for.iter().map(|&queue| queue as Queue).collect(),
         named => named.to_vec(),
     };
-    submit_to_all(&named, event, &call)
+    submit_to_all(&named, after, event, &call)
 }
 
 /// The event of the whole goes with the first queue's command.
-fn submit_to_all(queues: &[Queue], event: *mut Event, call: &dyn Fn() -> i32) -> i32 {
+fn submit_to_all(
+    queues: &[Queue],
+    after: WaitList,
+    event: *mut Event,
+    call: &dyn Fn() -> i32,
+) -> i32 {
     match queues.split_first() {
-        Some((&queue, rest)) => submit(queue, event, || {
-            submit_to_all(rest, std::ptr::null_mut(), call)
+        Some((&queue, rest)) => submit(queue, after, event, || {
+            submit_to_all(rest, NOTHING, std::ptr::null_mut(), call)
         }),
         None => call(),
     }

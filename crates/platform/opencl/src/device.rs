@@ -21,10 +21,13 @@ use xsched_shim::process::PerProcess;
 /// A driver that takes longer than this to hand over what waits for a user event waits for it too.
 const PATIENCE: Duration = Duration::from_millis(200);
 
-/// A device, never a part of one.
+/// A device, or a part of one.
 #[derive(Clone, Debug)]
 pub(crate) struct Device {
     raw: usize,
+    /// The device that it is, or is a part of.
+    whole: usize,
+    /// Of the whole.
     name: String,
 }
 
@@ -35,17 +38,19 @@ struct Trial {
 }
 
 impl Device {
-    /// The device that a handle means; that of a part is the whole.
-    pub(crate) fn of(mut raw: Opaque) -> Self {
+    /// The device that a handle means.
+    pub(crate) fn of(raw: Opaque) -> Self {
+        let mut whole = raw;
         while let Some(parent) =
-            property::<usize>(driver::device_info, raw, CL_DEVICE_PARENT_DEVICE)
+            property::<usize>(driver::device_info, whole, CL_DEVICE_PARENT_DEVICE)
             && parent != 0
         {
-            raw = parent as Opaque;
+            whole = parent as Opaque;
         }
         Device {
             raw: raw as usize,
-            name: name(raw),
+            whole: whole as usize,
+            name: name(whole),
         }
     }
 
@@ -78,19 +83,19 @@ impl Device {
         if self.name != xsched_cpu::DEVICE {
             return Err("OpenCL has no time slices".into());
         }
-        workers::of(context, self.raw as Opaque)
+        workers::of(context, self.whole as Opaque, self.raw != self.whole)
     }
 
-    /// Why gates do not work; `None`: they do. Tried once a device.
+    /// Why gates do not work; `None`: they do. Tried once a device, with the part that this context has.
     fn refusal(&self, context: Opaque) -> Option<String> {
         static TRIED: PerProcess<Mutex<Vec<Trial>>> = PerProcess::new();
         let mut tried = TRIED.get().lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = tried.iter().find(|trial| trial.device == self.raw) {
+        if let Some(known) = tried.iter().find(|trial| trial.device == self.whole) {
             return known.refusal.clone();
         }
         let refusal = try_gate(context, self.raw as Opaque).err();
         tried.push(Trial {
-            device: self.raw,
+            device: self.whole,
             refusal: refusal.clone(),
         });
         refusal

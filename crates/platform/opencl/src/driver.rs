@@ -236,6 +236,8 @@ calls! {
     fn release_context = c"clReleaseContext" (object: Opaque) -> i32;
     /// One reference less.
     fn release_device = c"clReleaseDevice" (object: Opaque) -> i32;
+    /// One reference less.
+    fn release_device_ext = c"clReleaseDeviceEXT" (object: Opaque) -> i32;
 }
 
 /// A fixed-size property of an object.

@@ -116,26 +116,26 @@ macro_rules! extensions {
 }
 
 extensions! { SUBMITTING -> i32, by platform_of_queue;
-    mem_fill_intel / c"clEnqueueMemFillINTEL" (queue: Queue, to: Opaque, pattern: Opaque, pattern_bytes: usize, bytes: usize, count: u32, list: Opaque, event: *mut Event) of queue => |call| submit(queue, event, call);
-    memcpy_intel / c"clEnqueueMemcpyINTEL" (queue: Queue, blocking: u32, to: Opaque, from: Opaque, bytes: usize, count: u32, list: Opaque, event: *mut Event) of queue => |call| submit_and_wait(queue, blocking, event, call);
-    migrate_mem_intel / c"clEnqueueMigrateMemINTEL" (queue: Queue, pointer: Opaque, bytes: usize, flags: u64, count: u32, list: Opaque, event: *mut Event) of queue => |call| submit(queue, event, call);
-    mem_advise_intel / c"clEnqueueMemAdviseINTEL" (queue: Queue, pointer: Opaque, bytes: usize, advice: u32, count: u32, list: Opaque, event: *mut Event) of queue => |call| submit(queue, event, call);
-    memset_intel / c"clEnqueueMemsetINTEL" (queue: Queue, to: Opaque, value: i32, bytes: usize, count: u32, list: Opaque, event: *mut Event) of queue => |call| submit(queue, event, call);
-    read_host_pipe_intel / c"clEnqueueReadHostPipeINTEL" (queue: Queue, program: Opaque, pipe: Opaque, blocking: u32, to: Opaque, bytes: usize, count: u32, list: Opaque, event: *mut Event) of queue => |call| submit_and_wait(queue, blocking, event, call);
-    write_host_pipe_intel / c"clEnqueueWriteHostPipeINTEL" (queue: Queue, program: Opaque, pipe: Opaque, blocking: u32, from: Opaque, bytes: usize, count: u32, list: Opaque, event: *mut Event) of queue => |call| submit_and_wait(queue, blocking, event, call);
-    acquire_va_intel / c"clEnqueueAcquireVA_APIMediaSurfacesINTEL" (queue: Queue, objects: u32, object_list: Opaque, count: u32, list: Opaque, event: *mut Event) of queue => |call| submit(queue, event, call);
-    release_va_intel / c"clEnqueueReleaseVA_APIMediaSurfacesINTEL" (queue: Queue, objects: u32, object_list: Opaque, count: u32, list: Opaque, event: *mut Event) of queue => |call| submit(queue, event, call);
-    migrate_mem_object_ext / c"clEnqueueMigrateMemObjectEXT" (queue: Queue, objects: u32, object_list: Opaque, flags: u64, count: u32, list: Opaque, event: *mut Event) of queue => |call| submit(queue, event, call);
-    generate_mipmap_img / c"clEnqueueGenerateMipmapIMG" (queue: Queue, from: Opaque, to: Opaque, filter: u32, array_region: Opaque, mip_region: Opaque, count: u32, list: Opaque, event: *mut Event) of queue => |call| submit(queue, event, call);
-    svm_free_arm / c"clEnqueueSVMFreeARM" (queue: Queue, pointers: u32, pointer_list: Opaque, callback: Opaque, data: Opaque, count: u32, list: Opaque, event: *mut Event) of queue => |call| submit(queue, event, call);
-    svm_memcpy_arm / c"clEnqueueSVMMemcpyARM" (queue: Queue, blocking: u32, to: Opaque, from: Opaque, bytes: usize, count: u32, list: Opaque, event: *mut Event) of queue => |call| submit_and_wait(queue, blocking, event, call);
-    svm_mem_fill_arm / c"clEnqueueSVMMemFillARM" (queue: Queue, pointer: Opaque, pattern: Opaque, pattern_bytes: usize, bytes: usize, count: u32, list: Opaque, event: *mut Event) of queue => |call| submit(queue, event, call);
-    svm_map_arm / c"clEnqueueSVMMapARM" (queue: Queue, blocking: u32, flags: u64, pointer: Opaque, bytes: usize, count: u32, list: Opaque, event: *mut Event) of queue => |call| submit_and_wait(queue, blocking, event, call);
-    svm_unmap_arm / c"clEnqueueSVMUnmapARM" (queue: Queue, pointer: Opaque, count: u32, list: Opaque, event: *mut Event) of queue => |call| submit(queue, event, call);
-    acquire_external / c"clEnqueueAcquireExternalMemObjectsKHR" (queue: Queue, objects: u32, object_list: Opaque, count: u32, list: Opaque, event: *mut Event) of queue => |call| submit(queue, event, call);
-    release_external / c"clEnqueueReleaseExternalMemObjectsKHR" (queue: Queue, objects: u32, object_list: Opaque, count: u32, list: Opaque, event: *mut Event) of queue => |call| submit(queue, event, call);
-    wait_semaphores / c"clEnqueueWaitSemaphoresKHR" (queue: Queue, semaphores: u32, semaphore_list: Opaque, payloads: Opaque, count: u32, list: Opaque, event: *mut Event) of queue => |call| submit(queue, event, call);
-    signal_semaphores / c"clEnqueueSignalSemaphoresKHR" (queue: Queue, semaphores: u32, semaphore_list: Opaque, payloads: Opaque, count: u32, list: Opaque, event: *mut Event) of queue => |call| submit(queue, event, call);
+    mem_fill_intel / c"clEnqueueMemFillINTEL" (queue: Queue, to: Opaque, pattern: Opaque, pattern_bytes: usize, bytes: usize, count: u32, list: *const Event, event: *mut Event) of queue => |call| submit(queue, (count, list), event, call);
+    memcpy_intel / c"clEnqueueMemcpyINTEL" (queue: Queue, blocking: u32, to: Opaque, from: Opaque, bytes: usize, count: u32, list: *const Event, event: *mut Event) of queue => |call| submit_and_wait(queue, blocking, (count, list), event, call);
+    migrate_mem_intel / c"clEnqueueMigrateMemINTEL" (queue: Queue, pointer: Opaque, bytes: usize, flags: u64, count: u32, list: *const Event, event: *mut Event) of queue => |call| submit(queue, (count, list), event, call);
+    mem_advise_intel / c"clEnqueueMemAdviseINTEL" (queue: Queue, pointer: Opaque, bytes: usize, advice: u32, count: u32, list: *const Event, event: *mut Event) of queue => |call| submit(queue, (count, list), event, call);
+    memset_intel / c"clEnqueueMemsetINTEL" (queue: Queue, to: Opaque, value: i32, bytes: usize, count: u32, list: *const Event, event: *mut Event) of queue => |call| submit(queue, (count, list), event, call);
+    read_host_pipe_intel / c"clEnqueueReadHostPipeINTEL" (queue: Queue, program: Opaque, pipe: Opaque, blocking: u32, to: Opaque, bytes: usize, count: u32, list: *const Event, event: *mut Event) of queue => |call| submit_and_wait(queue, blocking, (count, list), event, call);
+    write_host_pipe_intel / c"clEnqueueWriteHostPipeINTEL" (queue: Queue, program: Opaque, pipe: Opaque, blocking: u32, from: Opaque, bytes: usize, count: u32, list: *const Event, event: *mut Event) of queue => |call| submit_and_wait(queue, blocking, (count, list), event, call);
+    acquire_va_intel / c"clEnqueueAcquireVA_APIMediaSurfacesINTEL" (queue: Queue, objects: u32, object_list: *const Event, count: u32, list: *const Event, event: *mut Event) of queue => |call| submit(queue, (count, list), event, call);
+    release_va_intel / c"clEnqueueReleaseVA_APIMediaSurfacesINTEL" (queue: Queue, objects: u32, object_list: *const Event, count: u32, list: *const Event, event: *mut Event) of queue => |call| submit(queue, (count, list), event, call);
+    migrate_mem_object_ext / c"clEnqueueMigrateMemObjectEXT" (queue: Queue, objects: u32, object_list: *const Event, flags: u64, count: u32, list: *const Event, event: *mut Event) of queue => |call| submit(queue, (count, list), event, call);
+    generate_mipmap_img / c"clEnqueueGenerateMipmapIMG" (queue: Queue, from: Opaque, to: Opaque, filter: u32, array_region: Opaque, mip_region: Opaque, count: u32, list: *const Event, event: *mut Event) of queue => |call| submit(queue, (count, list), event, call);
+    svm_free_arm / c"clEnqueueSVMFreeARM" (queue: Queue, pointers: u32, pointer_list: *const Event, callback: Opaque, data: Opaque, count: u32, list: *const Event, event: *mut Event) of queue => |call| submit(queue, (count, list), event, call);
+    svm_memcpy_arm / c"clEnqueueSVMMemcpyARM" (queue: Queue, blocking: u32, to: Opaque, from: Opaque, bytes: usize, count: u32, list: *const Event, event: *mut Event) of queue => |call| submit_and_wait(queue, blocking, (count, list), event, call);
+    svm_mem_fill_arm / c"clEnqueueSVMMemFillARM" (queue: Queue, pointer: Opaque, pattern: Opaque, pattern_bytes: usize, bytes: usize, count: u32, list: *const Event, event: *mut Event) of queue => |call| submit(queue, (count, list), event, call);
+    svm_map_arm / c"clEnqueueSVMMapARM" (queue: Queue, blocking: u32, flags: u64, pointer: Opaque, bytes: usize, count: u32, list: *const Event, event: *mut Event) of queue => |call| submit_and_wait(queue, blocking, (count, list), event, call);
+    svm_unmap_arm / c"clEnqueueSVMUnmapARM" (queue: Queue, pointer: Opaque, count: u32, list: *const Event, event: *mut Event) of queue => |call| submit(queue, (count, list), event, call);
+    acquire_external / c"clEnqueueAcquireExternalMemObjectsKHR" (queue: Queue, objects: u32, object_list: *const Event, count: u32, list: *const Event, event: *mut Event) of queue => |call| submit(queue, (count, list), event, call);
+    release_external / c"clEnqueueReleaseExternalMemObjectsKHR" (queue: Queue, objects: u32, object_list: *const Event, count: u32, list: *const Event, event: *mut Event) of queue => |call| submit(queue, (count, list), event, call);
+    wait_semaphores / c"clEnqueueWaitSemaphoresKHR" (queue: Queue, semaphores: u32, semaphore_list: *const Event, payloads: Opaque, count: u32, list: *const Event, event: *mut Event) of queue => |call| submit(queue, (count, list), event, call);
+    signal_semaphores / c"clEnqueueSignalSemaphoresKHR" (queue: Queue, semaphores: u32, semaphore_list: *const Event, payloads: Opaque, count: u32, list: *const Event, event: *mut Event) of queue => |call| submit(queue, (count, list), event, call);
 }
 
 extensions! { MAKING -> Opaque, by platform_of_device;
@@ -146,15 +146,19 @@ extensions! { RECORDING -> Opaque, by platform_of_first;
     create_command_buffer / c"clCreateCommandBufferKHR" (count: u32, queues: *const Queue, properties: Opaque, error: *mut i32) of command_buffers::list(count, queues) => |call| command_buffers::create(count, queues, call);
 }
 
+extensions! { REMAPPING -> Opaque, by command_buffers::platform;
+    remap_command_buffer / c"clRemapCommandBufferKHR" (buffer: Opaque, automatic: u32, count: u32, queues: *const Queue, commands: u32, command_list: Opaque, commands_made: Opaque, error: *mut i32) of buffer => |call| command_buffers::create(count, queues, call);
+}
+
 extensions! { RECORDED -> i32, by command_buffers::platform;
-    enqueue_command_buffer / c"clEnqueueCommandBufferKHR" (queues: u32, queue_list: *const Queue, buffer: Opaque, count: u32, list: Opaque, event: *mut Event) of buffer => |call| command_buffers::enqueue(queues, queue_list, buffer, event, call);
+    enqueue_command_buffer / c"clEnqueueCommandBufferKHR" (queues: u32, queue_list: *const Queue, buffer: Opaque, count: u32, list: *const Event, event: *mut Event) of buffer => |call| command_buffers::enqueue((queues, queue_list), buffer, (count, list), event, call);
     retain_command_buffer / c"clRetainCommandBufferKHR" (buffer: Opaque) of buffer => |call| command_buffers::retain(buffer, call);
     release_command_buffer / c"clReleaseCommandBufferKHR" (buffer: Opaque) of buffer => |call| release::around(Kind::CommandBuffer, buffer, || command_buffers::release(buffer, call));
 }
 
 /// The hook of this name.
 pub(crate) fn by_name(name: &CStr) -> Option<*mut c_void> {
-    let mut all = [SUBMITTING, MAKING, RECORDING, RECORDED]
+    let mut all = [SUBMITTING, MAKING, RECORDING, REMAPPING, RECORDED]
         .into_iter()
         .flatten();
     let hook = all.find(|hook| hook.name == name)?;

@@ -6,16 +6,16 @@
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
-use xsched_wire::ControlBlock;
+use xsched_wire::{ControlBlock, Level};
 use xsched_xqueue::{HwError, hw};
 
 use crate::{
-    chain::Chain,
+    chain::{self, Chain},
     driver,
     keeper::{self, Keeper},
     sys::*,
@@ -36,8 +36,8 @@ pub(crate) struct Gates {
     queue: usize,
     context: usize,
     in_order: bool,
-    /// Commands between two gates; a copy of what the chain says.
-    interval: AtomicU32,
+    /// How long one command takes, ns; a copy of what the chain says.
+    command: AtomicU64,
     state: Mutex<State>,
 }
 
@@ -69,7 +69,7 @@ impl Gates {
             queue: queue as usize,
             context: context as usize,
             in_order,
-            interval: AtomicU32::new(chain.interval()),
+            command: AtomicU64::new(nanos(chain.command())),
             state: Mutex::new(State {
                 block: None,
                 ended: false,
@@ -87,8 +87,9 @@ impl Gates {
     }
 
     /// Commands between two gates.
-    pub(crate) fn interval(&self) -> u32 {
-        self.interval.load(Ordering::Relaxed)
+    pub(crate) fn interval(&self, level: Level) -> u32 {
+        let command = Duration::from_nanos(self.command.load(Ordering::Relaxed));
+        chain::interval(level, command)
     }
 
     /// The queue's block.
@@ -251,8 +252,8 @@ impl Gates {
     fn reached(self: &Arc<Self>, value: u32) {
         let mut state = self.state();
         let marks = state.chain.reach(value, Instant::now());
-        self.interval
-            .store(state.chain.interval(), Ordering::Relaxed);
+        self.command
+            .store(nanos(state.chain.command()), Ordering::Relaxed);
         // Under the lock, as the end is: afterwards the block may be another queue's.
         if let Some(block) = state.block
             && !hw::reached(block.completed(), value)
@@ -287,13 +288,20 @@ impl Gates {
 
     /// Returns when a mark was reached, or waiting for it could wait for ever.
     pub(crate) fn wait(self: &Arc<Self>, block: &'static ControlBlock, value: u32) {
+        let is_over = |seen| {
+            hw::reached(seen, value) || user_events::any_unset() || user_events::in_callback()
+        };
+        // Some drivers execute inside this call, and may wait there for a user event.
+        if is_over(block.completed()) {
+            return;
+        }
         // What was not handed over yet would never get there.
         // SAFETY: the program's own queue.
         unsafe { driver::flush(self.raw()) };
         let mut step = Duration::from_micros(20);
         loop {
             let seen = block.completed();
-            if hw::reached(seen, value) || user_events::any_unset() || user_events::in_callback() {
+            if is_over(seen) {
                 return;
             }
             block.wait_completed(seen, step);
@@ -344,6 +352,10 @@ fn release(events: &[usize]) {
         // SAFETY: the chain's reference to an event that has just left it.
         unsafe { driver::release_event(event as Event) };
     }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn unsupported(what: &str, error: i32) -> HwError {

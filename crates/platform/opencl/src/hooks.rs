@@ -52,9 +52,20 @@ macro_rules! hooks {
     };
 }
 
+/// Number and list of the events that a command waits for.
+pub(crate) type WaitList = (u32, *const Event);
+
+pub(crate) const NOTHING: WaitList = (0, std::ptr::null());
+
 /// A command that the queue executes later.
 #[inline]
-pub(crate) fn submit<T: Outcome>(queue: Queue, event: *mut Event, call: impl FnOnce() -> T) -> T {
+pub(crate) fn submit<T: Outcome>(
+    queue: Queue,
+    after: WaitList,
+    event: *mut Event,
+    call: impl FnOnce() -> T,
+) -> T {
+    user_events::waited_for(after);
     let kept = queues::keep(queue);
     let Some(scheduled) = kept.as_deref().and_then(Entry::scheduled) else {
         return call();
@@ -79,12 +90,14 @@ pub(crate) fn submit<T: Outcome>(queue: Queue, event: *mut Event, call: impl FnO
 pub(crate) fn submit_and_wait<T: Outcome>(
     queue: Queue,
     blocking: u32,
+    after: WaitList,
     event: *mut Event,
     call: impl FnOnce() -> T,
 ) -> T {
     if blocking == 0 {
-        return submit(queue, event, call);
+        return submit(queue, after, event, call);
     }
+    user_events::waited_for(after);
     let kept = queues::keep(queue);
     let Some(scheduled) = kept.as_deref().and_then(Entry::scheduled) else {
         return call();
@@ -105,47 +118,47 @@ pub(crate) fn submit_and_wait<T: Outcome>(
 }
 
 hooks! { SUBMITTING -> i32;
-    clEnqueueNDRangeKernel / c"clEnqueueNDRangeKernel" (queue: Queue, kernel: Opaque, dimensions: u32, offset: Opaque, global: Opaque, local: Opaque, count: u32, list: Opaque, event: *mut Event) = |call| submit(queue, event, call);
-    clEnqueueTask / c"clEnqueueTask" (queue: Queue, kernel: Opaque, count: u32, list: Opaque, event: *mut Event) = |call| submit(queue, event, call);
-    clEnqueueNativeKernel / c"clEnqueueNativeKernel" (queue: Queue, function: Opaque, arguments: Opaque, bytes: usize, objects: u32, object_list: Opaque, places: Opaque, count: u32, list: Opaque, event: *mut Event) = |call| submit(queue, event, call);
-    clEnqueueCopyBuffer / c"clEnqueueCopyBuffer" (queue: Queue, from: Opaque, to: Opaque, from_offset: usize, to_offset: usize, bytes: usize, count: u32, list: Opaque, event: *mut Event) = |call| submit(queue, event, call);
-    clEnqueueCopyBufferRect / c"clEnqueueCopyBufferRect" (queue: Queue, from: Opaque, to: Opaque, from_origin: Opaque, to_origin: Opaque, region: Opaque, from_row: usize, from_slice: usize, to_row: usize, to_slice: usize, count: u32, list: Opaque, event: *mut Event) = |call| submit(queue, event, call);
-    clEnqueueCopyImage / c"clEnqueueCopyImage" (queue: Queue, from: Opaque, to: Opaque, from_origin: Opaque, to_origin: Opaque, region: Opaque, count: u32, list: Opaque, event: *mut Event) = |call| submit(queue, event, call);
-    clEnqueueCopyImageToBuffer / c"clEnqueueCopyImageToBuffer" (queue: Queue, from: Opaque, to: Opaque, origin: Opaque, region: Opaque, to_offset: usize, count: u32, list: Opaque, event: *mut Event) = |call| submit(queue, event, call);
-    clEnqueueCopyBufferToImage / c"clEnqueueCopyBufferToImage" (queue: Queue, from: Opaque, to: Opaque, from_offset: usize, origin: Opaque, region: Opaque, count: u32, list: Opaque, event: *mut Event) = |call| submit(queue, event, call);
-    clEnqueueFillBuffer / c"clEnqueueFillBuffer" (queue: Queue, buffer: Opaque, pattern: Opaque, pattern_bytes: usize, offset: usize, bytes: usize, count: u32, list: Opaque, event: *mut Event) = |call| submit(queue, event, call);
-    clEnqueueFillImage / c"clEnqueueFillImage" (queue: Queue, image: Opaque, color: Opaque, origin: Opaque, region: Opaque, count: u32, list: Opaque, event: *mut Event) = |call| submit(queue, event, call);
-    clEnqueueUnmapMemObject / c"clEnqueueUnmapMemObject" (queue: Queue, object: Opaque, mapped: Opaque, count: u32, list: Opaque, event: *mut Event) = |call| submit(queue, event, call);
-    clEnqueueMigrateMemObjects / c"clEnqueueMigrateMemObjects" (queue: Queue, objects: u32, object_list: Opaque, flags: u64, count: u32, list: Opaque, event: *mut Event) = |call| submit(queue, event, call);
-    clEnqueueMarkerWithWaitList / c"clEnqueueMarkerWithWaitList" (queue: Queue, count: u32, list: Opaque, event: *mut Event) = |call| submit(queue, event, call);
-    clEnqueueBarrierWithWaitList / c"clEnqueueBarrierWithWaitList" (queue: Queue, count: u32, list: Opaque, event: *mut Event) = |call| submit(queue, event, call);
-    clEnqueueMarker / c"clEnqueueMarker" (queue: Queue, event: *mut Event) = |call| submit(queue, event, call);
-    clEnqueueBarrier / c"clEnqueueBarrier" (queue: Queue) = |call| submit(queue, std::ptr::null_mut(), call);
-    clEnqueueWaitForEvents / c"clEnqueueWaitForEvents" (queue: Queue, count: u32, list: Opaque) = |call| submit(queue, std::ptr::null_mut(), call);
-    clEnqueueSVMFree / c"clEnqueueSVMFree" (queue: Queue, pointers: u32, pointer_list: Opaque, callback: Opaque, data: Opaque, count: u32, list: Opaque, event: *mut Event) = |call| submit(queue, event, call);
-    clEnqueueSVMMemFill / c"clEnqueueSVMMemFill" (queue: Queue, pointer: Opaque, pattern: Opaque, pattern_bytes: usize, bytes: usize, count: u32, list: Opaque, event: *mut Event) = |call| submit(queue, event, call);
-    clEnqueueSVMUnmap / c"clEnqueueSVMUnmap" (queue: Queue, pointer: Opaque, count: u32, list: Opaque, event: *mut Event) = |call| submit(queue, event, call);
-    clEnqueueSVMMigrateMem / c"clEnqueueSVMMigrateMem" (queue: Queue, pointers: u32, pointer_list: Opaque, sizes: Opaque, flags: u64, count: u32, list: Opaque, event: *mut Event) = |call| submit(queue, event, call);
-    clEnqueueAcquireGLObjects / c"clEnqueueAcquireGLObjects" (queue: Queue, objects: u32, object_list: Opaque, count: u32, list: Opaque, event: *mut Event) = |call| submit(queue, event, call);
-    clEnqueueReleaseGLObjects / c"clEnqueueReleaseGLObjects" (queue: Queue, objects: u32, object_list: Opaque, count: u32, list: Opaque, event: *mut Event) = |call| submit(queue, event, call);
-    clEnqueueAcquireEGLObjectsKHR / c"clEnqueueAcquireEGLObjectsKHR" (queue: Queue, objects: u32, object_list: Opaque, count: u32, list: Opaque, event: *mut Event) = |call| submit(queue, event, call);
-    clEnqueueReleaseEGLObjectsKHR / c"clEnqueueReleaseEGLObjectsKHR" (queue: Queue, objects: u32, object_list: Opaque, count: u32, list: Opaque, event: *mut Event) = |call| submit(queue, event, call);
+    clEnqueueNDRangeKernel / c"clEnqueueNDRangeKernel" (queue: Queue, kernel: Opaque, dimensions: u32, offset: Opaque, global: Opaque, local: Opaque, count: u32, list: *const Event, event: *mut Event) = |call| submit(queue, (count, list), event, call);
+    clEnqueueTask / c"clEnqueueTask" (queue: Queue, kernel: Opaque, count: u32, list: *const Event, event: *mut Event) = |call| submit(queue, (count, list), event, call);
+    clEnqueueNativeKernel / c"clEnqueueNativeKernel" (queue: Queue, function: Opaque, arguments: Opaque, bytes: usize, objects: u32, object_list: *const Event, places: Opaque, count: u32, list: *const Event, event: *mut Event) = |call| submit(queue, (count, list), event, call);
+    clEnqueueCopyBuffer / c"clEnqueueCopyBuffer" (queue: Queue, from: Opaque, to: Opaque, from_offset: usize, to_offset: usize, bytes: usize, count: u32, list: *const Event, event: *mut Event) = |call| submit(queue, (count, list), event, call);
+    clEnqueueCopyBufferRect / c"clEnqueueCopyBufferRect" (queue: Queue, from: Opaque, to: Opaque, from_origin: Opaque, to_origin: Opaque, region: Opaque, from_row: usize, from_slice: usize, to_row: usize, to_slice: usize, count: u32, list: *const Event, event: *mut Event) = |call| submit(queue, (count, list), event, call);
+    clEnqueueCopyImage / c"clEnqueueCopyImage" (queue: Queue, from: Opaque, to: Opaque, from_origin: Opaque, to_origin: Opaque, region: Opaque, count: u32, list: *const Event, event: *mut Event) = |call| submit(queue, (count, list), event, call);
+    clEnqueueCopyImageToBuffer / c"clEnqueueCopyImageToBuffer" (queue: Queue, from: Opaque, to: Opaque, origin: Opaque, region: Opaque, to_offset: usize, count: u32, list: *const Event, event: *mut Event) = |call| submit(queue, (count, list), event, call);
+    clEnqueueCopyBufferToImage / c"clEnqueueCopyBufferToImage" (queue: Queue, from: Opaque, to: Opaque, from_offset: usize, origin: Opaque, region: Opaque, count: u32, list: *const Event, event: *mut Event) = |call| submit(queue, (count, list), event, call);
+    clEnqueueFillBuffer / c"clEnqueueFillBuffer" (queue: Queue, buffer: Opaque, pattern: Opaque, pattern_bytes: usize, offset: usize, bytes: usize, count: u32, list: *const Event, event: *mut Event) = |call| submit(queue, (count, list), event, call);
+    clEnqueueFillImage / c"clEnqueueFillImage" (queue: Queue, image: Opaque, color: Opaque, origin: Opaque, region: Opaque, count: u32, list: *const Event, event: *mut Event) = |call| submit(queue, (count, list), event, call);
+    clEnqueueUnmapMemObject / c"clEnqueueUnmapMemObject" (queue: Queue, object: Opaque, mapped: Opaque, count: u32, list: *const Event, event: *mut Event) = |call| submit(queue, (count, list), event, call);
+    clEnqueueMigrateMemObjects / c"clEnqueueMigrateMemObjects" (queue: Queue, objects: u32, object_list: *const Event, flags: u64, count: u32, list: *const Event, event: *mut Event) = |call| submit(queue, (count, list), event, call);
+    clEnqueueMarkerWithWaitList / c"clEnqueueMarkerWithWaitList" (queue: Queue, count: u32, list: *const Event, event: *mut Event) = |call| submit(queue, (count, list), event, call);
+    clEnqueueBarrierWithWaitList / c"clEnqueueBarrierWithWaitList" (queue: Queue, count: u32, list: *const Event, event: *mut Event) = |call| submit(queue, (count, list), event, call);
+    clEnqueueMarker / c"clEnqueueMarker" (queue: Queue, event: *mut Event) = |call| submit(queue, NOTHING, event, call);
+    clEnqueueBarrier / c"clEnqueueBarrier" (queue: Queue) = |call| submit(queue, NOTHING, std::ptr::null_mut(), call);
+    clEnqueueWaitForEvents / c"clEnqueueWaitForEvents" (queue: Queue, count: u32, list: *const Event) = |call| submit(queue, (count, list), std::ptr::null_mut(), call);
+    clEnqueueSVMFree / c"clEnqueueSVMFree" (queue: Queue, pointers: u32, pointer_list: *const Event, callback: Opaque, data: Opaque, count: u32, list: *const Event, event: *mut Event) = |call| submit(queue, (count, list), event, call);
+    clEnqueueSVMMemFill / c"clEnqueueSVMMemFill" (queue: Queue, pointer: Opaque, pattern: Opaque, pattern_bytes: usize, bytes: usize, count: u32, list: *const Event, event: *mut Event) = |call| submit(queue, (count, list), event, call);
+    clEnqueueSVMUnmap / c"clEnqueueSVMUnmap" (queue: Queue, pointer: Opaque, count: u32, list: *const Event, event: *mut Event) = |call| submit(queue, (count, list), event, call);
+    clEnqueueSVMMigrateMem / c"clEnqueueSVMMigrateMem" (queue: Queue, pointers: u32, pointer_list: *const Event, sizes: Opaque, flags: u64, count: u32, list: *const Event, event: *mut Event) = |call| submit(queue, (count, list), event, call);
+    clEnqueueAcquireGLObjects / c"clEnqueueAcquireGLObjects" (queue: Queue, objects: u32, object_list: *const Event, count: u32, list: *const Event, event: *mut Event) = |call| submit(queue, (count, list), event, call);
+    clEnqueueReleaseGLObjects / c"clEnqueueReleaseGLObjects" (queue: Queue, objects: u32, object_list: *const Event, count: u32, list: *const Event, event: *mut Event) = |call| submit(queue, (count, list), event, call);
+    clEnqueueAcquireEGLObjectsKHR / c"clEnqueueAcquireEGLObjectsKHR" (queue: Queue, objects: u32, object_list: *const Event, count: u32, list: *const Event, event: *mut Event) = |call| submit(queue, (count, list), event, call);
+    clEnqueueReleaseEGLObjectsKHR / c"clEnqueueReleaseEGLObjectsKHR" (queue: Queue, objects: u32, object_list: *const Event, count: u32, list: *const Event, event: *mut Event) = |call| submit(queue, (count, list), event, call);
 }
 
 hooks! { BLOCKING -> i32;
-    clEnqueueReadBuffer / c"clEnqueueReadBuffer" (queue: Queue, buffer: Opaque, blocking: u32, offset: usize, bytes: usize, to: Opaque, count: u32, list: Opaque, event: *mut Event) = |call| submit_and_wait(queue, blocking, event, call);
-    clEnqueueWriteBuffer / c"clEnqueueWriteBuffer" (queue: Queue, buffer: Opaque, blocking: u32, offset: usize, bytes: usize, from: Opaque, count: u32, list: Opaque, event: *mut Event) = |call| submit_and_wait(queue, blocking, event, call);
-    clEnqueueReadBufferRect / c"clEnqueueReadBufferRect" (queue: Queue, buffer: Opaque, blocking: u32, origin: Opaque, host_origin: Opaque, region: Opaque, row: usize, slice: usize, host_row: usize, host_slice: usize, to: Opaque, count: u32, list: Opaque, event: *mut Event) = |call| submit_and_wait(queue, blocking, event, call);
-    clEnqueueWriteBufferRect / c"clEnqueueWriteBufferRect" (queue: Queue, buffer: Opaque, blocking: u32, origin: Opaque, host_origin: Opaque, region: Opaque, row: usize, slice: usize, host_row: usize, host_slice: usize, from: Opaque, count: u32, list: Opaque, event: *mut Event) = |call| submit_and_wait(queue, blocking, event, call);
-    clEnqueueReadImage / c"clEnqueueReadImage" (queue: Queue, image: Opaque, blocking: u32, origin: Opaque, region: Opaque, row: usize, slice: usize, to: Opaque, count: u32, list: Opaque, event: *mut Event) = |call| submit_and_wait(queue, blocking, event, call);
-    clEnqueueWriteImage / c"clEnqueueWriteImage" (queue: Queue, image: Opaque, blocking: u32, origin: Opaque, region: Opaque, row: usize, slice: usize, from: Opaque, count: u32, list: Opaque, event: *mut Event) = |call| submit_and_wait(queue, blocking, event, call);
-    clEnqueueSVMMemcpy / c"clEnqueueSVMMemcpy" (queue: Queue, blocking: u32, to: Opaque, from: Opaque, bytes: usize, count: u32, list: Opaque, event: *mut Event) = |call| submit_and_wait(queue, blocking, event, call);
-    clEnqueueSVMMap / c"clEnqueueSVMMap" (queue: Queue, blocking: u32, flags: u64, pointer: Opaque, bytes: usize, count: u32, list: Opaque, event: *mut Event) = |call| submit_and_wait(queue, blocking, event, call);
+    clEnqueueReadBuffer / c"clEnqueueReadBuffer" (queue: Queue, buffer: Opaque, blocking: u32, offset: usize, bytes: usize, to: Opaque, count: u32, list: *const Event, event: *mut Event) = |call| submit_and_wait(queue, blocking, (count, list), event, call);
+    clEnqueueWriteBuffer / c"clEnqueueWriteBuffer" (queue: Queue, buffer: Opaque, blocking: u32, offset: usize, bytes: usize, from: Opaque, count: u32, list: *const Event, event: *mut Event) = |call| submit_and_wait(queue, blocking, (count, list), event, call);
+    clEnqueueReadBufferRect / c"clEnqueueReadBufferRect" (queue: Queue, buffer: Opaque, blocking: u32, origin: Opaque, host_origin: Opaque, region: Opaque, row: usize, slice: usize, host_row: usize, host_slice: usize, to: Opaque, count: u32, list: *const Event, event: *mut Event) = |call| submit_and_wait(queue, blocking, (count, list), event, call);
+    clEnqueueWriteBufferRect / c"clEnqueueWriteBufferRect" (queue: Queue, buffer: Opaque, blocking: u32, origin: Opaque, host_origin: Opaque, region: Opaque, row: usize, slice: usize, host_row: usize, host_slice: usize, from: Opaque, count: u32, list: *const Event, event: *mut Event) = |call| submit_and_wait(queue, blocking, (count, list), event, call);
+    clEnqueueReadImage / c"clEnqueueReadImage" (queue: Queue, image: Opaque, blocking: u32, origin: Opaque, region: Opaque, row: usize, slice: usize, to: Opaque, count: u32, list: *const Event, event: *mut Event) = |call| submit_and_wait(queue, blocking, (count, list), event, call);
+    clEnqueueWriteImage / c"clEnqueueWriteImage" (queue: Queue, image: Opaque, blocking: u32, origin: Opaque, region: Opaque, row: usize, slice: usize, from: Opaque, count: u32, list: *const Event, event: *mut Event) = |call| submit_and_wait(queue, blocking, (count, list), event, call);
+    clEnqueueSVMMemcpy / c"clEnqueueSVMMemcpy" (queue: Queue, blocking: u32, to: Opaque, from: Opaque, bytes: usize, count: u32, list: *const Event, event: *mut Event) = |call| submit_and_wait(queue, blocking, (count, list), event, call);
+    clEnqueueSVMMap / c"clEnqueueSVMMap" (queue: Queue, blocking: u32, flags: u64, pointer: Opaque, bytes: usize, count: u32, list: *const Event, event: *mut Event) = |call| submit_and_wait(queue, blocking, (count, list), event, call);
 }
 
 hooks! { MAPPING -> Opaque;
-    clEnqueueMapBuffer / c"clEnqueueMapBuffer" (queue: Queue, buffer: Opaque, blocking: u32, flags: u64, offset: usize, bytes: usize, count: u32, list: Opaque, event: *mut Event, error: *mut i32) = |call| submit_and_wait(queue, blocking, event, call);
-    clEnqueueMapImage / c"clEnqueueMapImage" (queue: Queue, image: Opaque, blocking: u32, flags: u64, origin: Opaque, region: Opaque, row: Opaque, slice: Opaque, count: u32, list: Opaque, event: *mut Event, error: *mut i32) = |call| submit_and_wait(queue, blocking, event, call);
+    clEnqueueMapBuffer / c"clEnqueueMapBuffer" (queue: Queue, buffer: Opaque, blocking: u32, flags: u64, offset: usize, bytes: usize, count: u32, list: *const Event, event: *mut Event, error: *mut i32) = |call| submit_and_wait(queue, blocking, (count, list), event, call);
+    clEnqueueMapImage / c"clEnqueueMapImage" (queue: Queue, image: Opaque, blocking: u32, flags: u64, origin: Opaque, region: Opaque, row: Opaque, slice: Opaque, count: u32, list: *const Event, event: *mut Event, error: *mut i32) = |call| submit_and_wait(queue, blocking, (count, list), event, call);
 }
 
 hooks! { WAITING -> i32;
@@ -198,11 +211,14 @@ hooks! { LIFE -> i32;
     clReleaseCommandQueue / c"clReleaseCommandQueue" (queue: Queue) = |call| release::queue(queue, call);
     clReleaseContext / c"clReleaseContext" (object: Opaque) = |call| release::around(Kind::Context, object, call);
     clReleaseDevice / c"clReleaseDevice" (object: Opaque) = |call| release::around(Kind::Device, object, call);
+    clReleaseDeviceEXT / c"clReleaseDeviceEXT" (object: Opaque) = |call| release::around(Kind::DeviceExt, object, call);
     clReleaseMemObject / c"clReleaseMemObject" (object: Opaque) = |call| release::around(Kind::Mem, object, call);
     clReleaseKernel / c"clReleaseKernel" (object: Opaque) = |call| release::around(Kind::Kernel, object, call);
     clReleaseProgram / c"clReleaseProgram" (object: Opaque) = |call| release::around(Kind::Program, object, call);
     clReleaseSampler / c"clReleaseSampler" (object: Opaque) = |call| release::around(Kind::Sampler, object, call);
-    clSetUserEventStatus / c"clSetUserEventStatus" (event: Event, status: i32) = user_events::set;
+    clRetainEvent / c"clRetainEvent" (event: Event) = |call| user_events::retain(event, call);
+    clReleaseEvent / c"clReleaseEvent" (event: Event) = |call| user_events::release(event, call);
+    clSetUserEventStatus / c"clSetUserEventStatus" (event: Event, status: i32) = |call| user_events::set(event, call);
 }
 
 hooks! { LOOKUP -> Opaque;

@@ -10,6 +10,7 @@ use crate::{
     driver,
     gates::{self, Gates},
     sys::*,
+    user_events,
     workers::Workers,
 };
 
@@ -126,8 +127,11 @@ impl HwQueue for CommandQueue {
             }
             let event = event as usize;
             std::mem::replace(tail, Tail { event, covers }).release();
-            // SAFETY: as above.
-            unsafe { driver::flush(self.raw()) };
+            // Some drivers execute inside this call, and may wait there for a user event.
+            if !user_events::any_unset() {
+                // SAFETY: as above.
+                unsafe { driver::flush(self.raw()) };
+            }
         }
         driver::event_status(tail.event as Event).is_some_and(|status| status <= CL_COMPLETE)
     }
@@ -146,8 +150,8 @@ impl HwQueue for CommandQueue {
         workers.and_then(set).map_err(HwError::Unsupported)
     }
 
-    fn spacing(&self, _: Level) -> Spacing {
-        Spacing::Commands(self.gates.interval())
+    fn spacing(&self, level: Level) -> Spacing {
+        Spacing::Commands(self.gates.interval(level))
     }
 
     fn tend(&self) {

@@ -9,6 +9,8 @@ pub(crate) enum Kind {
     Queue,
     Context,
     Device,
+    /// The same by the name that it had as an extension of OpenCL 1.1.
+    DeviceExt,
     Mem,
     Kernel,
     Program,
@@ -41,6 +43,7 @@ impl Object {
             Kind::Queue => (driver::queue_info, CL_QUEUE_REFERENCE_COUNT),
             Kind::Context => (driver::context_info, CL_CONTEXT_REFERENCE_COUNT),
             Kind::Device => (driver::device_info, CL_DEVICE_REFERENCE_COUNT),
+            Kind::DeviceExt => (driver::device_info, CL_DEVICE_REFERENCE_COUNT_EXT),
             Kind::Mem => (driver::mem_info, CL_MEM_REFERENCE_COUNT),
             Kind::Kernel => (driver::kernel_info, CL_KERNEL_REFERENCE_COUNT),
             Kind::Program => (driver::program_info, CL_PROGRAM_REFERENCE_COUNT),
@@ -66,6 +69,7 @@ impl Object {
             }
             Kind::Context => driver::release_context,
             Kind::Device => driver::release_device,
+            Kind::DeviceExt => driver::release_device_ext,
             Kind::Mem => driver::release_mem,
             Kind::Kernel => driver::release_kernel,
             Kind::Program => driver::release_program,

@@ -47,6 +47,7 @@ pub(crate) const CL_MEM_USE_HOST_PTR: u64 = 1 << 3;
 pub(crate) const CL_QUEUE_REFERENCE_COUNT: u32 = 0x1092;
 pub(crate) const CL_CONTEXT_REFERENCE_COUNT: u32 = 0x1080;
 pub(crate) const CL_DEVICE_REFERENCE_COUNT: u32 = 0x1047;
+pub(crate) const CL_DEVICE_REFERENCE_COUNT_EXT: u32 = 0x4057;
 pub(crate) const CL_MEM_REFERENCE_COUNT: u32 = 0x1105;
 pub(crate) const CL_SAMPLER_REFERENCE_COUNT: u32 = 0x1150;
 pub(crate) const CL_PROGRAM_REFERENCE_COUNT: u32 = 0x1160;

@@ -3,28 +3,69 @@
 //! While the application holds a user event that is not complete, a command may wait for something
 //! that the application does only later; so nothing of ours may then wait for a command to be over.
 //! The same in a callback: the driver's thread that runs it may be the one that reports the mark.
+//!
+//! An event that the application has let go of can no longer be completed. One that no command waits
+//! for is gone then; otherwise that command waits for ever, and so would we.
 
 use std::{
     cell::Cell,
-    sync::atomic::{AtomicU32, Ordering},
+    collections::HashMap,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 use crate::{
-    driver::{EventCallback, Outcome},
+    driver::{self, EventCallback, Outcome},
+    hooks::WaitList,
     sys::*,
 };
-use xsched_shim::{events, state};
+use xsched_shim::{events, process::PerProcess, state};
 
 /// The application's user events that are not complete.
-static UNSET: AtomicU32 = AtomicU32::new(0);
+static UNSET: PerProcess<Unset> = PerProcess::new();
+
+#[derive(Default)]
+struct Unset {
+    /// Also those that the application has let go of while a command waits for them.
+    count: AtomicU32,
+    known: Mutex<HashMap<usize, Known>>,
+}
+
+/// A user event that the application holds.
+struct Known {
+    /// The application's.
+    references: u32,
+    is_waited_for: bool,
+}
+
+impl Unset {
+    fn known(&self) -> MutexGuard<'_, HashMap<usize, Known>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn one_less(&self) {
+        self.count.fetch_sub(1, Ordering::SeqCst);
+    }
+}
 
 thread_local! {
     static IN_CALLBACK: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Whether the application holds a user event that is not complete.
+#[inline]
 pub(crate) fn any_unset() -> bool {
-    UNSET.load(Ordering::SeqCst) != 0
+    unset().is_some()
+}
+
+/// Those that are not complete, if there are any.
+#[inline]
+fn unset() -> Option<&'static Unset> {
+    UNSET
+        .peek()
+        .filter(|unset| unset.count.load(Ordering::SeqCst) != 0)
 }
 
 /// Whether this thread runs a callback of the application's.
@@ -35,25 +76,98 @@ pub(crate) fn in_callback() -> bool {
 /// Around the creation of a user event.
 pub(crate) fn create(call: impl FnOnce() -> Event) -> Event {
     // Counted before: nothing may wait from the moment on at which it exists.
-    UNSET.fetch_add(1, Ordering::SeqCst);
+    let unset = UNSET.get();
+    unset.count.fetch_add(1, Ordering::SeqCst);
     let event = call();
     if event.succeeded() {
         events::forget(event as usize);
+        let known = Known {
+            references: 1,
+            is_waited_for: false,
+        };
+        unset.known().insert(event as usize, known);
     } else {
-        UNSET.fetch_sub(1, Ordering::SeqCst);
+        unset.one_less();
     }
     event
 }
 
 /// Around its completion.
-pub(crate) fn set(call: impl FnOnce() -> i32) -> i32 {
+pub(crate) fn set(event: Event, call: impl FnOnce() -> i32) -> i32 {
     let result = call();
-    if result == CL_SUCCESS {
-        let _ = UNSET.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |count| {
-            count.checked_sub(1)
-        });
+    if result == CL_SUCCESS
+        && let Some(unset) = unset()
+        && unset.known().remove(&(event as usize)).is_some()
+    {
+        unset.one_less();
     }
     result
+}
+
+/// Around one reference more to an event of any kind.
+#[inline]
+pub(crate) fn retain(event: Event, call: impl FnOnce() -> i32) -> i32 {
+    let result = call();
+    if result == CL_SUCCESS
+        && let Some(unset) = unset()
+        && let Some(known) = unset.known().get_mut(&(event as usize))
+    {
+        known.references += 1;
+    }
+    result
+}
+
+/// Around one reference less to an event of any kind.
+#[inline]
+pub(crate) fn release(event: Event, call: impl FnOnce() -> i32) -> i32 {
+    if let Some(unset) = unset() {
+        // Before the driver may use the handle again.
+        let_go(unset, event);
+    }
+    call()
+}
+
+#[cold]
+fn let_go(unset: &Unset, event: Event) {
+    let mut lock = unset.known();
+    let Some(known) = lock.get_mut(&(event as usize)) else {
+        return;
+    };
+    known.references -= 1;
+    if known.references > 0 {
+        return;
+    }
+    let is_waited_for = known.is_waited_for;
+    lock.remove(&(event as usize));
+    drop(lock);
+    // Its completion may be under way, in a callback of which this happens.
+    let is_over = || driver::event_status(event).is_some_and(|status| status <= CL_COMPLETE);
+    if !is_waited_for || is_over() {
+        unset.one_less();
+    }
+}
+
+/// A command is about to wait for these events.
+#[inline]
+pub(crate) fn waited_for((count, list): WaitList) {
+    if count != 0
+        && !list.is_null()
+        && let Some(unset) = unset()
+    {
+        note_waited_for(unset, (count, list));
+    }
+}
+
+#[cold]
+fn note_waited_for(unset: &Unset, (count, list): WaitList) {
+    // SAFETY: the program's own list of this length, which lasts as long as its call.
+    let list = unsafe { std::slice::from_raw_parts(list, count as usize) };
+    let mut known = unset.known();
+    for &event in list {
+        if let Some(known) = known.get_mut(&(event as usize)) {
+            known.is_waited_for = true;
+        }
+    }
 }
 
 /// A callback of the application's, and its data.

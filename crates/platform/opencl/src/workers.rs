@@ -36,8 +36,13 @@ struct Wanted {
     is_background: bool,
 }
 
-/// The device's threads, or why their class cannot be set. Looked for once a device.
-pub(crate) fn of(context: Opaque, device: Opaque) -> Result<Arc<Workers>, String> {
+/// The device's threads, or why their class cannot be set. Looked for once a device; in a context that has
+/// only a part of it they may not be found where another shows them.
+pub(crate) fn of(
+    context: Opaque,
+    device: Opaque,
+    has_part_only: bool,
+) -> Result<Arc<Workers>, String> {
     static KNOWN: PerProcess<Mutex<Vec<Known>>> = PerProcess::new();
     let mut known = KNOWN.get().lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(known) = known.iter().find(|known| known.device == device as usize) {
@@ -50,10 +55,12 @@ pub(crate) fn of(context: Opaque, device: Opaque) -> Result<Arc<Workers>, String
             wanted: Mutex::default(),
         }))
     });
-    known.push(Known {
-        device: device as usize,
-        workers: workers.clone(),
-    });
+    if workers.is_ok() || !has_part_only {
+        known.push(Known {
+            device: device as usize,
+            workers: workers.clone(),
+        });
+    }
     workers
 }
 

@@ -4,34 +4,13 @@ mod support;
 
 use std::{
     collections::BTreeSet,
-    env,
     ffi::OsStr,
     fs,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Output, Stdio},
 };
 
 use support::*;
-use tempfile::TempDir;
-
-fn source(name: &str) -> PathBuf {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs");
-    folder.join(name)
-}
-
-/// Compiles C.
-fn compile(folder: &TempDir, name: &str, arguments: &[&str]) -> PathBuf {
-    let output = folder.path().join(Path::new(name).file_stem().unwrap());
-    let compiler = Command::new("cc")
-        .arg(source(name))
-        .arg("-o")
-        .arg(&output)
-        .args(arguments)
-        .output()
-        .expect("cc is installed");
-    succeeded(&compiler);
-    output
-}
 
 fn run(command: &mut Command) -> Output {
     command.stdin(Stdio::null()).output().unwrap()
@@ -63,6 +42,15 @@ fn same_output(program: impl AsRef<OsStr>, environment: &[(&str, &str)]) -> Stri
 fn clinfo_says_the_same() {
     let said = same_output("clinfo", &[]);
     assert!(said.contains("Portable Computing Language"), "{said}");
+}
+
+#[test]
+fn of_two_drivers_clinfo_says_the_same() {
+    let drivers = drivers(&[POCL, OCLGRIND]);
+    let said = same_output("clinfo", &[(VENDORS, drivers.path().to_str().unwrap())]);
+    for platform in [POCL, OCLGRIND] {
+        assert!(said.contains(platform), "{said}");
+    }
 }
 
 #[test]
@@ -121,6 +109,54 @@ fn linked_programs_are_scheduled_like_those_that_look_functions_up() {
         let line = said(arguments, &[LOCAL, LEVEL_2]);
         assert_eq!(line, "value 42 level 2 hooked 1 seen -1\n");
         let line = said(arguments, &[("XSCHED_DISABLE", "1")]);
+        assert_eq!(line, "value 42 level 0 hooked 1 seen -1\n");
+    }
+}
+
+/// What `linked.c` says that was built with a loader of its own, as the wheels of PyOpenCL are: under
+/// another name, found by a path beside it, and loaded in a scope of its own.
+fn said_with_a_loader_of_its_own(arguments: &[&str], environment: &[(&str, &str)]) -> String {
+    let (name, of_its_own) = (b"libOpenCL.so.1\0", b"libOpenCL-ab.1\0");
+    let folder = tempfile::tempdir().unwrap();
+    let found = run(Command::new("cc").arg("-print-file-name=libOpenCL.so.1"));
+    let path = String::from_utf8(found.stdout).unwrap();
+    let mut loader = fs::read(path.trim()).unwrap();
+    let places: Vec<_> = (0..loader.len() - name.len())
+        .filter(|&at| loader[at..].starts_with(name))
+        .collect();
+    assert!(!places.is_empty(), "the loader has a name");
+    for at in places {
+        loader[at..][..name.len()].copy_from_slice(of_its_own);
+    }
+    let libraries = folder.path().join(".libs");
+    fs::create_dir(&libraries).unwrap();
+    fs::write(libraries.join("libOpenCL-ab.1"), loader).unwrap();
+
+    let host = compile(&folder, "extension.c", &["-ldl"]);
+    let search = format!("-L{}", libraries.display());
+    let link = [
+        "-shared",
+        "-fPIC",
+        &search,
+        "-l:libOpenCL-ab.1",
+        "-ldl",
+        "-Wl,--disable-new-dtags,-rpath,$ORIGIN/.libs",
+    ];
+    let program = compile(&folder, "linked.c", &link);
+    let mut command = Command::new(host);
+    shimmed(command.arg(program).args(arguments), environment);
+    let output = run(&mut command);
+    succeeded(&output);
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn programs_with_a_loader_of_their_own_are_scheduled() {
+    // The second way is a lookup in the system's loader: two of them are in the process then.
+    for arguments in [&[][..], &["dlopen"]] {
+        let line = said_with_a_loader_of_its_own(arguments, &[LOCAL, LEVEL_2]);
+        assert_eq!(line, "value 42 level 2 hooked 1 seen -1\n");
+        let line = said_with_a_loader_of_its_own(arguments, &[("XSCHED_DISABLE", "1")]);
         assert_eq!(line, "value 42 level 0 hooked 1 seen -1\n");
     }
 }

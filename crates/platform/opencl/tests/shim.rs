@@ -112,17 +112,21 @@ fn what_is_in_flight_stops_at_the_next_gate() {
     });
 }
 
+/// What is offered on a CPU device.
+fn level_of_cpus() -> i32 {
+    if xsched_cpu::class::probe().is_ok() {
+        3
+    } else {
+        2
+    }
+}
+
 #[test]
 fn level_three_is_offered_where_threads_may_be_raised_again() {
     client(&[LOCAL], || {
         let cl = Cl::load();
         let (queue, buffer) = (cl.queue(0), cl.buffer(1));
-        let expect = if xsched_cpu::class::probe().is_ok() {
-            3
-        } else {
-            2
-        };
-        assert_eq!(scheduled(queue), expect);
+        assert_eq!(scheduled(queue), level_of_cpus());
         assert_eq!(set_priority(queue, NO_RUN), 0);
         let (held, _) = cl.fill_until_held(queue, buffer);
         assert_eq!(set_priority(queue, 0), 0);
@@ -196,6 +200,29 @@ fn releases_behind_a_closed_gate_wait_for_it() {
         assert_eq!(set_priority(queue, 0), 0);
         until("the buffer is released", || CALLS.load(SeqCst) == 1);
         assert!(cl.is_complete(event));
+    });
+}
+
+#[test]
+fn a_part_of_a_device_is_held_and_released_behind_a_closed_gate() {
+    const REFERENCES: u32 = 0x1047;
+    client(&[LOCAL], || {
+        let cl = Cl::load();
+        let part = cl.part();
+        let (queue, buffer) = (part.queue(0), part.buffer(1));
+        assert_eq!(scheduled(queue), level_of_cpus());
+        assert_eq!(set_priority(queue, NO_RUN), 0);
+        let (held, event) = part.fill_until_held(queue, buffer);
+        // PoCL frees it with the last reference, whatever uses it.
+        assert_eq!(part.call("clRetainDevice", part.device), SUCCESS);
+        let references = || part.device_number(REFERENCES);
+        let before = references();
+        assert_eq!(part.call("clReleaseDevice", part.device), SUCCESS);
+        assert_eq!(references(), before, "in use behind the gate");
+        assert!(!part.is_complete(event));
+        assert_eq!(set_priority(queue, 0), 0);
+        until("it is released", || references() < before);
+        assert_eq!(part.read(queue, buffer, 1), [held]);
     });
 }
 
@@ -325,6 +352,9 @@ fn start_gun(properties: u64) {
     let buffers: Vec<_> = (0..300).map(|_| cl.buffer(1)).collect();
     assert!(scheduled(queue) > 0);
     let start = cl.user_event();
+    // One reference is left.
+    assert_eq!(cl.call("clRetainEvent", start), SUCCESS);
+    assert_eq!(cl.call("clReleaseEvent", start), SUCCESS);
     let mut last = null_mut();
     for (index, &buffer) in buffers.iter().enumerate() {
         // The first waits; in an out-of-order queue the others do not.
@@ -360,6 +390,30 @@ fn out_of_order_queues_never_deadlock_at_level_one() {
 #[test]
 fn out_of_order_queues_never_deadlock_at_level_two() {
     client(&[LOCAL, LEVEL_2], || start_gun(OUT_OF_ORDER));
+}
+
+#[test]
+fn a_user_event_that_is_let_go_of_without_use_changes_nothing() {
+    const COMMANDS: usize = 60;
+    /// In flight at most.
+    const WINDOW: usize = 16;
+    client(&[LOCAL, LEVEL_1], || {
+        let cl = Cl::load();
+        let (queue, buffer, kernel) = (cl.queue(0), cl.buffer(64), cl.kernel());
+        assert_eq!(scheduled(queue), 1);
+        let event = cl.user_event();
+        for name in ["clRetainEvent", "clReleaseEvent", "clReleaseEvent"] {
+            assert_eq!(cl.call(name, event), SUCCESS);
+        }
+        // Some milliseconds each: without a window all of them were in flight.
+        let events: Vec<_> = (0..COMMANDS)
+            .map(|_| cl.work(queue, kernel, buffer, 64, 200_000))
+            .collect();
+        let is_in_flight = |&&event: &&Handle| !cl.is_complete(event);
+        let in_flight = events.iter().filter(is_in_flight).count();
+        assert!(in_flight <= WINDOW, "{in_flight}");
+        cl.finish(queue);
+    });
 }
 
 #[test]

@@ -1,11 +1,13 @@
-/* A program that links to libOpenCL.so.1: fills a buffer, reads it back, and prints the level of
- * its queue as the shim says, or -1 without one. With an argument, finds OpenCL by dlopen. */
+/* A program that links to libOpenCL.so.1: fills a buffer, reads it back, and prints the level of its
+ * queue as the shim says, or -1 without one, and whether the function that it called is the shim's.
+ * With an argument, finds that function by dlopen. */
 #define CL_TARGET_OPENCL_VERSION 120
 #define _GNU_SOURCE
 #include <CL/cl.h>
 #include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 typedef cl_int (*fill_function)(cl_command_queue, cl_mem, const void *, size_t, size_t, size_t,
@@ -46,8 +48,9 @@ int main(int count, char **arguments) {
     for (int tries = 0; ask && tries < patience && (level = ask(queue)) == 0; tries++)
         usleep(1000);
     int (*seen)(void) = (int (*)(void))dlsym(RTLD_DEFAULT, "other_shim_saw");
-    printf("value %u level %d hooked %d seen %d\n", first, level, fill != clEnqueueFillBuffer ? 0 : 1,
-           seen ? seen() : -1);
+    Dl_info object;
+    int hooked = dladdr((void *)fill, &object) && strstr(object.dli_fname, "libshimopencl.so");
+    printf("value %u level %d hooked %d seen %d\n", first, level, hooked, seen ? seen() : -1);
     clReleaseMemObject(buffer);
     clReleaseCommandQueue(queue);
     clReleaseContext(context);

@@ -6,7 +6,8 @@
 use std::{
     env,
     ffi::{CString, c_char, c_void},
-    path::PathBuf,
+    fs,
+    path::{Path, PathBuf},
     process::{Command, Output},
     ptr::{null, null_mut},
     sync::atomic::{AtomicU32, Ordering},
@@ -15,6 +16,7 @@ use std::{
 };
 
 use libloading::os::unix::Library;
+use tempfile::TempDir;
 
 pub(crate) type Handle = *mut c_void;
 
@@ -70,6 +72,59 @@ pub(crate) fn client(environment: &[(&str, &str)], body: impl FnOnce()) {
         .env(ROLE, "1");
     shimmed(&mut command, environment);
     succeeded(&command.output().unwrap());
+}
+
+/// PoCL, Oclgrind (a simulator, which executes in the calling thread) and the driver of
+/// `tests/programs/driver.c`, which computes nothing: the names of their platforms.
+pub(crate) const POCL: &str = "Portable Computing Language";
+pub(crate) const OCLGRIND: &str = "Oclgrind";
+pub(crate) const NOTHING: &str = "Nothing";
+
+/// Runs `body` as [`client`] does, where OpenCL has these platforms.
+pub(crate) fn client_of(platforms: &[&str], environment: &[(&str, &str)], body: impl FnOnce()) {
+    if env::var_os(ROLE).is_some() {
+        return client(environment, body);
+    }
+    let folder = drivers(platforms);
+    let mut environment = environment.to_vec();
+    environment.push((VENDORS, folder.path().to_str().unwrap()));
+    client(&environment, body);
+}
+
+/// Names the folder in which a loader looks for drivers.
+pub(crate) const VENDORS: &str = "OCL_ICD_VENDORS";
+
+/// A folder that names the drivers of these platforms.
+pub(crate) fn drivers(platforms: &[&str]) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for &platform in platforms {
+        let driver = match platform {
+            POCL => "libpocl.so.2".into(),
+            OCLGRIND => "/usr/lib/oclgrind/liboclgrind-rt-icd.so".into(),
+            _ => {
+                let driver = compile(&folder, "driver.c", &["-shared", "-fPIC"]);
+                driver.to_str().unwrap().to_owned()
+            }
+        };
+        let name = format!("{platform}.icd").replace(' ', "-");
+        fs::write(folder.path().join(name), driver).unwrap();
+    }
+    folder
+}
+
+/// Compiles C of `tests/programs`.
+pub(crate) fn compile(folder: &TempDir, name: &str, arguments: &[&str]) -> PathBuf {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs");
+    let output = folder.path().join(Path::new(name).file_stem().unwrap());
+    let compiler = Command::new("cc")
+        .arg(source.join(name))
+        .arg("-o")
+        .arg(&output)
+        .args(arguments)
+        .output()
+        .expect("cc is installed");
+    succeeded(&compiler);
+    output
 }
 
 /// Fails, with what it said, unless a program has succeeded.
@@ -190,6 +245,15 @@ impl Cl {
 
     /// The same with another device of the platform.
     pub(crate) fn load_device(index: usize) -> Self {
+        Cl::load_from(|_| true, index)
+    }
+
+    /// The same with the first device of the platform of this name.
+    pub(crate) fn load_platform(name: &str) -> Self {
+        Cl::load_from(|known| known == name, 0)
+    }
+
+    fn load_from(is_wanted: impl Fn(&str) -> bool, index: usize) -> Self {
         // SAFETY: loading it has no conditions.
         let library = unsafe { Library::new("libOpenCL.so.1") }.expect("libOpenCL is installed");
         let mut cl = Cl {
@@ -200,7 +264,12 @@ impl Cl {
         };
         let platforms: extern "C" fn(u32, *mut Handle, *mut u32) -> i32 =
             cl.symbol("clGetPlatformIDs");
-        assert_eq!(platforms(1, &mut cl.platform, null_mut()), SUCCESS);
+        let (mut all, mut count) = ([null_mut(); 8], 0);
+        let room = all.len() as u32;
+        assert_eq!(platforms(room, all.as_mut_ptr(), &mut count), SUCCESS);
+        let mut all = all.into_iter().take(count as usize);
+        let platform = all.find(|&platform| is_wanted(&cl.platform_name(platform)));
+        cl.platform = platform.expect("the platform is there");
         let devices: extern "C" fn(Handle, u64, u32, *mut Handle, *mut u32) -> i32 =
             cl.symbol("clGetDeviceIDs");
         let (all, mut found) = (0xFFFF_FFFF, [null_mut(); 4]);
@@ -208,13 +277,56 @@ impl Cl {
         let result = devices(cl.platform, all, room, found.as_mut_ptr(), null_mut());
         assert_eq!(result, SUCCESS);
         cl.device = found[index];
+        cl.context = cl.new_context();
+        cl
+    }
+
+    /// A context of the device.
+    fn new_context(&self) -> Handle {
         type Create =
             extern "C" fn(*const isize, u32, *const Handle, Handle, Handle, *mut i32) -> Handle;
-        let create: Create = cl.symbol("clCreateContext");
+        let create: Create = self.symbol("clCreateContext");
         let mut error = 0;
-        cl.context = create(null(), 1, &cl.device, null_mut(), null_mut(), &mut error);
+        let context = create(null(), 1, &self.device, null_mut(), null_mut(), &mut error);
         assert_eq!(error, SUCCESS);
-        cl
+        context
+    }
+
+    /// A part of the device, of one compute unit, in a context of its own.
+    pub(crate) fn part(&self) -> Self {
+        const EQUALLY: isize = 0x1086;
+        type Create = extern "C" fn(Handle, *const isize, u32, *mut Handle, *mut u32) -> i32;
+        let create: Create = self.symbol("clCreateSubDevices");
+        let properties = [EQUALLY, 1, 0];
+        let mut found = [null_mut(); 256];
+        let (room, mut count) = (found.len() as u32, 0);
+        let result = create(
+            self.device,
+            properties.as_ptr(),
+            room,
+            found.as_mut_ptr(),
+            &mut count,
+        );
+        assert_eq!(result, SUCCESS);
+        for &other in &found[1..count as usize] {
+            assert_eq!(self.call("clReleaseDevice", other), SUCCESS);
+        }
+        let mut part = Cl {
+            device: found[0],
+            ..*self
+        };
+        part.context = part.new_context();
+        part
+    }
+
+    /// A number that the driver knows of the device.
+    pub(crate) fn device_number(&self, name: u32) -> u32 {
+        type Info = extern "C" fn(Handle, u32, usize, *mut u32, *mut usize) -> i32;
+        let info: Info = self.symbol("clGetDeviceInfo");
+        let mut number = 0;
+        let result = info(self.device, name, 4, &mut number, null_mut());
+        assert_eq!(result, SUCCESS);
+        number
     }
 
     pub(crate) fn symbol<T: Copy>(&self, name: &str) -> T {
@@ -222,12 +334,29 @@ impl Cl {
         *unsafe { self.library.get::<T>(name.as_bytes()) }.expect(name)
     }
 
-    /// A function that only the platform hands out.
-    pub(crate) fn extension<T: Copy>(&self, name: &str) -> T {
+    fn platform_name(&self, platform: Handle) -> String {
+        const NAME: u32 = 0x0902;
+        type Info = extern "C" fn(Handle, u32, usize, *mut u8, *mut usize) -> i32;
+        let info: Info = self.symbol("clGetPlatformInfo");
+        let (mut text, mut size) = ([0; 256], 0);
+        let room = text.len();
+        let result = info(platform, NAME, room, text.as_mut_ptr(), &mut size);
+        assert_eq!(result, SUCCESS);
+        let text = String::from_utf8_lossy(&text[..size]);
+        text.trim_end_matches('\0').to_owned()
+    }
+
+    /// Where a function is that only the platform hands out; null: it has none of this name.
+    pub(crate) fn find_extension(&self, name: &str) -> *const c_void {
         let find: extern "C" fn(Handle, *const c_char) -> *const c_void =
             self.symbol("clGetExtensionFunctionAddressForPlatform");
         let text = CString::new(name).unwrap();
-        let found = find(self.platform, text.as_ptr());
+        find(self.platform, text.as_ptr())
+    }
+
+    /// A function that only the platform hands out.
+    pub(crate) fn extension<T: Copy>(&self, name: &str) -> T {
+        let found = self.find_extension(name);
         assert!(!found.is_null(), "{name}");
         assert_eq!(size_of::<T>(), size_of_val(&found));
         // SAFETY: the caller names a function of this type (cl_ext.h).
