@@ -64,7 +64,7 @@ for section; do
     launch) bench launch overhead --device cuda --launch ;;
     overhead-8) bench overhead-8 overhead --device cuda --model resnet50 --batch 8 ;;
     overhead-256) bench overhead-256 overhead --device cuda --model resnet50 --batch 256 ;;
-    overhead-gpt2) bench overhead-gpt2 overhead --device cuda --model gpt2-small --seconds 2 ;;
+    overhead-gpt2) bench overhead-gpt2 overhead --device cuda --model gpt2-small --seconds 3 ;;
     two-gpus)
         mkdir -p "$out/two-gpus"
         timeout 470 python3 "$here/two_gpus.py" "$bin" "$out/two-gpus" || failed=1

@@ -382,22 +382,22 @@ impl Bench<'_> {
     }
 
     /// A process that is a pair of its own: of its requests those that pass, which come first, and the
-    /// others in turn.
+    /// others in turn, each of which counts against its neighbours.
     fn single(&self, number: u32) -> anyhow::Result<Pair> {
         let mut peer = self.peer(number, Variant::Scheduled)?;
         let level = self.scheduled(&mut peer)?;
-        let (mut latencies, mut digest) = ([vec![], vec![]], String::new());
+        let (mut passing, mut ratios, mut digest) = (vec![], vec![], String::new());
         for _ in 0..PASSES {
             let slice = self.slice(&mut peer)?;
-            for (latency, turn) in slice.latencies.into_iter().zip([0, 1].into_iter().cycle()) {
-                latencies[turn].push(latency);
-            }
+            passing.extend(slice.latencies.iter().step_by(2));
+            ratios.extend(to_neighbours(&slice.latencies));
             digest = slice.digest;
         }
         peer.finish()?;
-        let figures = latencies.map(median).into_iter().collect::<Option<_>>();
+        let passing = median(passing).context(MORE)?;
+        let ratio = median(ratios).context(MORE)?;
         Ok(Pair {
-            figures: figures.context(MORE)?,
+            figures: vec![passing, passing * ratio],
             level,
             digests: vec![digest],
         })
@@ -542,6 +542,13 @@ impl Bench<'_> {
             }
         }
     }
+}
+
+/// Every other value, from the second on, over the mean of the one before and the one after: what
+/// changes more slowly cancels.
+fn to_neighbours(values: &[f64]) -> impl Iterator<Item = f64> {
+    let around = values.windows(3).step_by(2);
+    around.map(|around| 2.0 * around[1] / (around[0] + around[2]))
 }
 
 /// Variants in turn and back again, every other pair the other way round.
@@ -729,5 +736,17 @@ mod tests {
         check(-2.0, 2.0, Verdict::RunLonger);
         check(0.5, 2.5, Verdict::RunLonger);
         check(1.5, 9.0, Verdict::Fail);
+    }
+
+    #[test]
+    fn a_request_counts_against_its_neighbours_so_that_drift_cancels() {
+        // Steps of 2, the second and the fourth request 10 % longer.
+        let latencies = [10.0, 12.0 * 1.1, 14.0, 16.0 * 1.1, 18.0, 20.0];
+        let ratios: Vec<f64> = to_neighbours(&latencies).collect();
+        assert_eq!(ratios.len(), 2);
+        for ratio in ratios {
+            assert!((ratio - 1.1).abs() < 1e-12, "{ratio}");
+        }
+        assert_eq!(to_neighbours(&[10.0, 11.0]).count(), 0);
     }
 }

@@ -449,7 +449,7 @@ class LayerCount:
 
 GPT2_SMALL = "gpt2-small"
 PROMPT_TOKENS = 16
-NEW_TOKENS = 16
+NEW_TOKENS = 8
 
 
 def build_gpt2(torch, options):
