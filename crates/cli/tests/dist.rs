@@ -133,6 +133,7 @@ fn the_layout_is_complete_and_the_documents_commands_work() {
     let mut program = clean(program);
     program
         .args(["libhalhip.so", "2"])
+        .env("STANDIN_DEVICES", "2")
         .env("LD_LIBRARY_PATH", format!("{lib}:{runtime}"));
     assert!(hip_files::output(&mut program).ends_with("\nended\n"));
 

@@ -303,7 +303,7 @@ fn hip_everything_is_tried_and_reported() {
             machine.path("lib/libhalhip.so").display()
         ),
         "PASSED  symbols: hipMalloc@@hip_4.2 and ",
-        " more, each as this runtime has it\n",
+        ", as this runtime has them\n",
         "PASSED  preload: 48 × 48 on the device, equal to the host's, scheduled as hip:",
         "PASSED  signals: streams wait for them\n",
         "PASSED  compute queues: may be taken off by this user\n",

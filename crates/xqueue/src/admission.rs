@@ -111,6 +111,12 @@ impl Admission {
         self.attention.store(attention, Ordering::Relaxed);
     }
 
+    /// Threshold and batch size.
+    pub(crate) fn window(&self) -> (u32, u32) {
+        let threshold = self.threshold.load(Ordering::Relaxed);
+        (threshold, self.batch.load(Ordering::Relaxed))
+    }
+
     pub(crate) fn set_window(&self, threshold: u32, batch: u32) {
         self.threshold.store(threshold, Ordering::Relaxed);
         self.batch.store(batch, Ordering::Relaxed);

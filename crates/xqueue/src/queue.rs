@@ -277,6 +277,11 @@ impl<Q: HwQueue> XQueue<Q> {
         self.core.set_level(level)
     }
 
+    /// The window of level 1: threshold and batch size, in commands.
+    pub fn window(&self) -> (u32, u32) {
+        self.core.admission.window()
+    }
+
     /// Changes the window of level 1 while running.
     pub fn set_launch_config(&self, threshold: u32, batch: u32) -> Result<(), Error> {
         let config =

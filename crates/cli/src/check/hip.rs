@@ -161,11 +161,14 @@ fn versions(shim: &Path, facts: &mut Facts) -> Check {
         return Check::passed(NAME, format!("{shown} and {} more", count - 1));
     };
     facts.mismatches = lacking(&ours, &real);
+    // The rest are other runtimes'.
+    let common = ours.keys().filter(|name| real.contains_key(*name)).count();
     match &facts.mismatches[..] {
         [] => Check::passed(
             NAME,
             format!(
-                "{shown} and {} more, each as this runtime has it",
+                "{shown} and {} more of {}, as this runtime has them",
+                common.saturating_sub(1),
                 count - 1
             ),
         ),

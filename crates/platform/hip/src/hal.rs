@@ -327,11 +327,18 @@ entries! {
         let (level, over) = (level(number)?, over(xq)?);
         Ok(with(over.stream, |queue| queue.set_level(level))??)
     }
-    /// Changes the window of level 1 while running.
+    /// Changes the window of level 1, in commands, while running. A number that is not positive keeps what
+    /// there is.
     fn XQueueSetLaunchConfig(xq: Handle, threshold: i64, batch: i64) {
-        let number = |value: i64| u32::try_from(value).map_err(|_| Refusal::InvalidValue);
-        let (threshold, batch) = (number(threshold)?, number(batch)?);
-        Ok(with(over(xq)?.stream, |queue| queue.set_launch_config(threshold, batch))??)
+        let number = |value: i64, now: u32| match value {
+            ..=0 => Ok(now),
+            value => u32::try_from(value).map_err(|_| Refusal::InvalidValue),
+        };
+        with(over(xq)?.stream, |queue| {
+            let now = queue.window();
+            let (threshold, batch) = (number(threshold, now.0)?, number(batch, now.1)?);
+            Ok(queue.set_launch_config(threshold, batch)?)
+        })?
     }
     /// Gives the queue's own thread a command to launch.
     fn XQueueSubmit(xq: Handle, command: Handle) {

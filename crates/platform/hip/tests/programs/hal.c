@@ -339,6 +339,14 @@ int main(int count, char **arguments)
     EXPECT(4, HAL(HwQueueDestroy)(queue));
     EXPECT(0, HAL(XQueueSetLaunchConfig)(xqueue, 8, 4));
     EXPECT(2, HAL(XQueueSetLaunchConfig)(xqueue, 4, 8));
+    EXPECT(2, HAL(XQueueSetLaunchConfig)(xqueue, -1, 9));
+    EXPECT(2, HAL(XQueueSetLaunchConfig)(xqueue, 3, 0));
+    EXPECT(0, HAL(XQueueSetLaunchConfig)(xqueue, 0, 8));
+    EXPECT(0, HAL(XQueueSetLaunchConfig)(xqueue, 16, -1));
+    EXPECT(0, HAL(XQueueSetLaunchConfig)(xqueue, -1, 16));
+    EXPECT(0, HAL(XQueueSetLaunchConfig)(xqueue, -1, 0));
+    EXPECT(2, HAL(XQueueSetLaunchConfig)(xqueue, 1L << 40, 1));
+    EXPECT(0, HAL(XQueueSetLaunchConfig)(xqueue, 8, 4));
     EXPECT(0, HAL(XQueueSetPreemptLevel)(xqueue, 1));
     EXPECT(0, HAL(XQueueSetPreemptLevel)(xqueue, level));
 

@@ -6,6 +6,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
+    sync::atomic::{AtomicU32, Ordering},
 };
 
 /// The linked shim, which is no product of cargo's.
@@ -48,8 +49,10 @@ pub(crate) fn link_runtime(built: &Path, place: &Path) -> PathBuf {
     if made.is_some() && made >= modified(&archive) && made >= modified(&map) {
         return runtime;
     }
-    // Other tests may do the same: made beside, then renamed.
-    let new = place.join(format!("libamdhip64.{}", std::process::id()));
+    // Other tests may do the same, in this process or another: made beside, then renamed.
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let new = place.join(format!("libamdhip64.{}.{number}", std::process::id()));
     output(
         Command::new("cc")
             .args(["-shared", "-Wl,-soname,libamdhip64.so.6", "-Wl,-z,nodelete"])
