@@ -6,8 +6,7 @@ the first device of the kind that is asked for, with as many work items as fill 
 computes is found out first. Every request and every batch is compared with the first one, bit for bit.
 
 Any PyOpenCL does, also one from PyPI, which brings an ICD loader of its own. A driver without a file in
-/etc/OpenCL/vendors is named with --vendor, as NVIDIA's on a GPU, in about 95 s:
-    opencl.py --device-kind gpu --vendor libnvidia-opencl.so.1 --seconds 26 --alone-seconds 4 --rounds 1"""
+/etc/OpenCL/vendors is named with --vendor. opencl_gpu.sh does so for an NVIDIA GPU."""
 import argparse
 import ctypes
 import hashlib

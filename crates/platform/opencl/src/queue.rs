@@ -151,6 +151,12 @@ impl HwQueue for CommandQueue {
     }
 
     fn spacing(&self, level: Level) -> Spacing {
+        let workers = self.workers.as_ref();
+        let level = if workers.is_ok_and(|workers| workers.are_of_one_queue()) {
+            level
+        } else {
+            level.min(Level::Lv2)
+        };
         Spacing::Commands(self.gates.interval(level))
     }
 

@@ -5,7 +5,10 @@
 //! not meet gets no level 3.
 
 use std::{
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -27,6 +30,8 @@ pub(crate) struct Workers {
     threads: Vec<Pid>,
     normal: Normal,
     wanted: Mutex<Wanted>,
+    /// How many queues they execute; a copy.
+    queues: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -53,6 +58,7 @@ pub(crate) fn of(
             threads: meet(context, device)?,
             normal,
             wanted: Mutex::default(),
+            queues: AtomicUsize::new(0),
         }))
     });
     if workers.is_ok() || !has_part_only {
@@ -77,9 +83,14 @@ impl Workers {
     /// Sets a queue's share: the threads are in the background while every queue is.
     pub(crate) fn set_share(&self, queue: Queue, share: Share) -> Result<(), String> {
         let mut wanted = self.wanted();
-        wanted.forget(queue);
-        wanted.queues.push((queue as usize, share));
+        wanted.set(queue, share);
         self.apply(&mut wanted)
+    }
+
+    /// Whether they execute one queue, so that their class stops just that one. Otherwise a queue beside
+    /// one that goes on is stopped by its gates alone.
+    pub(crate) fn are_of_one_queue(&self) -> bool {
+        self.queues.load(Ordering::Relaxed) == 1
     }
 
     /// A queue ends.
@@ -90,9 +101,8 @@ impl Workers {
     }
 
     fn apply(&self, wanted: &mut Wanted) -> Result<(), String> {
-        let mut shares = wanted.queues.iter().map(|&(_, share)| share);
-        let is_background =
-            !wanted.queues.is_empty() && shares.all(|share| share == Share::Background);
+        self.queues.store(wanted.queues.len(), Ordering::Relaxed);
+        let is_background = wanted.all_in_background();
         if is_background == wanted.is_background {
             return Ok(());
         }
@@ -110,6 +120,16 @@ impl Workers {
 }
 
 impl Wanted {
+    fn set(&mut self, queue: Queue, share: Share) {
+        self.forget(queue);
+        self.queues.push((queue as usize, share));
+    }
+
+    fn all_in_background(&self) -> bool {
+        let mut shares = self.queues.iter().map(|&(_, share)| share);
+        !self.queues.is_empty() && shares.all(|share| share == Share::Background)
+    }
+
     fn forget(&mut self, queue: Queue) {
         self.queues.retain(|(known, _)| *known != queue as usize);
     }
@@ -215,4 +235,28 @@ fn meet(context: Opaque, device: Opaque) -> Result<Vec<Pid>, String> {
         ));
     }
     Ok(threads)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_are_in_the_background_while_every_queue_is() {
+        let [first, second] = [0x10 as Queue, 0x20 as Queue];
+        let mut wanted = Wanted::default();
+        assert!(!wanted.all_in_background(), "nobody's");
+        wanted.set(first, Share::Background);
+        assert!(wanted.all_in_background());
+        wanted.set(second, Share::Normal);
+        assert_eq!(
+            (wanted.all_in_background(), wanted.queues.len()),
+            (false, 2)
+        );
+        wanted.set(second, Share::Background);
+        assert_eq!((wanted.all_in_background(), wanted.queues.len()), (true, 2));
+        wanted.set(first, Share::Normal);
+        wanted.forget(first);
+        assert_eq!((wanted.all_in_background(), wanted.queues.len()), (true, 1));
+    }
 }

@@ -188,34 +188,41 @@ fn pyopencl_passes_the_same_of_its_own_tests() {
         "test_enqueue_copy.py",
         "test_arrays_in_structs.py",
     ];
+    // Besides, that the shim acts.
+    let own = "test_level.py";
+    let files_of_ours = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs");
+    fs::copy(files_of_ours.join(own), folder.path().join(own)).unwrap();
     for file in files.into_iter().chain(["empty-header.h"]) {
         let from = Path::new(PYOPENCL_TESTS).join(file);
         fs::copy(&from, folder.path().join(file))
             .unwrap_or_else(|error| panic!("{}: {error}", from.display()));
     }
-    let outcomes = |prepare: fn(&mut Command)| {
+    let outcomes = |level: i32, environment: Option<&[(&str, &str)]>| {
         let mut command = Command::new("/usr/bin/pytest-3");
-        prepare(&mut command);
+        if let Some(environment) = environment {
+            shimmed(&mut command, environment);
+        }
         let output = run(command
+            .env("EXPECTED_LEVEL", level.to_string())
             .current_dir(&folder)
             .args(["-q", "-rA", "--tb=no", "-p", "no:cacheprovider"])
+            .arg(own)
             .args(files));
         let text = String::from_utf8(output.stdout).unwrap();
         let outcomes: BTreeSet<_> = text
             .lines()
-            .filter_map(|line| {
-                Some(line.split_once(".py::")?.0.to_owned() + line.split(" - ").next()?)
-            })
+            .filter(|line| line.contains(".py::"))
+            .filter_map(|line| Some(line.split(" - ").next()?.to_owned()))
             .collect();
         (output.status.code(), outcomes)
     };
-    let bare = outcomes(|_| ());
+    let bare = outcomes(0, None);
+    let passed = bare.1.iter().filter(|line| line.contains("PASSED"));
+    assert!(passed.count() > 20, "{bare:?}");
     assert!(
-        bare.1.iter().filter(|line| line.contains("PASSED")).count() > 20,
+        bare.1.contains("PASSED test_level.py::test_level"),
         "{bare:?}"
     );
-    assert_eq!(bare, outcomes(|command| shimmed(command, &[LOCAL])));
-    let disabled =
-        outcomes(|command| shimmed(command, &[LOCAL, ("XSCHED_AUTO_XQUEUE_LEVEL", "1")]));
-    assert_eq!(bare, disabled);
+    assert_eq!(bare, outcomes(level_of_cpus(), Some(&[LOCAL])));
+    assert_eq!(bare, outcomes(1, Some(&[LOCAL, LEVEL_1])));
 }

@@ -32,6 +32,8 @@ const ROLE: &str = "XSCHED_TEST_CLIENT";
 pub(crate) const LOCAL: (&str, &str) = ("XSCHED_POLICY", "hpf");
 pub(crate) const LEVEL_1: (&str, &str) = ("XSCHED_AUTO_XQUEUE_LEVEL", "1");
 pub(crate) const LEVEL_2: (&str, &str) = ("XSCHED_AUTO_XQUEUE_LEVEL", "2");
+/// Commands in flight at most, at level 1.
+pub(crate) const WINDOW: usize = 16;
 /// A priority that never runs, and so gets no pieces of the starvation guard either.
 pub(crate) const NO_RUN: i32 = -256;
 
@@ -199,6 +201,15 @@ pub(crate) fn set_enabled(on: i32) -> i32 {
 pub(crate) fn scheduled(queue: Handle) -> i32 {
     until("the local scheduler runs", || level(queue) > 0);
     level(queue)
+}
+
+/// What is offered on a CPU device.
+pub(crate) fn level_of_cpus() -> i32 {
+    if xsched_cpu::class::probe().is_ok() {
+        3
+    } else {
+        2
+    }
 }
 
 /// A list of handles as arguments.
@@ -596,12 +607,43 @@ impl Cl {
         assert_eq!(wait(1, &event), SUCCESS);
     }
 
-    /// A buffer's first word, read by a queue that has just been made and so is not held.
+    /// A buffer's first word, read by another queue that nobody schedules: a scheduled one that waits
+    /// beside a held one may open its gates.
     pub(crate) fn read_past_the_shim(&self, buffer: Handle) -> u32 {
+        assert_eq!(set_enabled(0), 0);
         let queue = self.queue(0);
         let value = self.read(queue, buffer, 1)[0];
         assert_eq!(self.call("clReleaseCommandQueue", queue), SUCCESS);
+        assert_eq!(set_enabled(1), 0);
         value
+    }
+
+    /// Fails unless this queue's commands are scheduled at this level: at 1 a window is kept, from 2 on one
+    /// is held when the queue may not run.
+    #[track_caller]
+    pub(crate) fn assert_scheduled(&self, queue: Handle, expect: i32) {
+        assert_eq!(level(queue), expect);
+        if expect > 1 {
+            let buffer = self.buffer(1);
+            assert_eq!(set_priority(queue, NO_RUN), 0);
+            self.fill_until_held(queue, buffer);
+            assert_eq!(set_priority(queue, 0), 0);
+        } else {
+            let in_flight = self.in_flight(queue);
+            assert!(in_flight <= WINDOW, "{in_flight}");
+        }
+        self.finish(queue);
+    }
+
+    /// Of more commands than a window holds, some milliseconds each, how many are not over when the last
+    /// has been enqueued.
+    pub(crate) fn in_flight(&self, queue: Handle) -> usize {
+        let (buffer, kernel) = (self.buffer(64), self.kernel());
+        let events: Vec<_> = (0..4 * WINDOW)
+            .map(|_| self.work(queue, kernel, buffer, 64, 200_000))
+            .collect();
+        let is_in_flight = |&&event: &&Handle| !self.is_complete(event);
+        events.iter().filter(is_in_flight).count()
     }
 
     /// Fills with one value after the other until one is held; gives its value and event.
