@@ -11,6 +11,10 @@ use super::mixed::{Builtin, first_known, mix};
 /// document's setting, 20 requests/s of 12.5 ms and of 7.5 ms.
 const SHARES: [f64; 2] = [0.25, 0.15];
 
+/// Images of one request of the batch tenant on a GPU: with one image it waits for its host, not for the
+/// device.
+const GPU_BATCH: u32 = 32;
+
 pub(super) const SCENARIO: Builtin = Builtin {
     name: "multi-tenant",
     measures: "Three tenants: production (ViT-B/16), development (MobileNetV2) and batch (ResNet-50), \
@@ -57,6 +61,7 @@ fn make(device: Device) -> Mix {
                 ..Task::new("development", mobilenet, 2)
             },
             Task {
+                batch: if device == Device::Cuda { GPU_BATCH } else { 1 },
                 limits: Limits {
                     throughput_standalone: Some(0.2),
                     ..Limits::default()
@@ -70,7 +75,9 @@ fn make(device: Device) -> Mix {
                  the time of one request in the document's setting (20 requests/s of 12.5 and of 7.5 ms: 25 \
                  and 15 %), and limits are multiples of the figures alone."
             .to_owned(),
-        false => "The document names no rates; 20 requests/s each are ours.".to_owned(),
+        false => "The document names no rates and no batch size; 20 requests/s each, and on a GPU batches of \
+                  32 images, are ours."
+            .to_owned(),
     });
     mix
 }

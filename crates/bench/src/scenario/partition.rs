@@ -12,6 +12,10 @@ const SHARES: [u32; 2] = [75, 25];
 /// How much of its share a task must get at least.
 const KEPT: f64 = 0.9;
 
+/// Images of one request on a GPU: with one image each task waits for its host, and half of the device is
+/// left to share.
+const GPU_BATCH: u32 = 64;
+
 pub(super) const SCENARIO: Builtin = Builtin {
     name: "partition",
     measures: "Two equal back-to-back tasks that share the device 75 to 25 (policy up); alone, native, \
@@ -28,6 +32,9 @@ fn make(device: Device) -> Mix {
             .parse(&share.to_string())
             .into_iter()
             .collect();
+        if device == Device::Cuda {
+            task.batch = GPU_BATCH;
+        }
         task.limits = Limits {
             throughput_standalone: Some(f64::from(share) / 100.0 * KEPT),
             ..Limits::default()
