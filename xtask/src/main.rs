@@ -37,6 +37,8 @@ enum Task {
     Setup,
     /// Check the map against the tree: crates, paths, files with unsafe, guarantees
     Tidy,
+    /// Make the marked regions of README.md, and their images, from the records under docs/results
+    Readme,
     /// Run the loom models of the shared-memory protocols
     Loom,
     /// Run the small benchmarks (criterion): admission, engine
@@ -61,6 +63,7 @@ fn run() -> Result<()> {
         Task::Dist { prefix, debug } => build::dist(&root, &prefix, !debug),
         Task::Setup => setup::run(),
         Task::Tidy => tidy::run(&root),
+        Task::Readme => readme(&root),
         Task::Loom => loom(&root),
         Task::Bench => {
             cargo(&root, &["bench", "-p", "xsched-xqueue", "--bench", "admit"])?;
@@ -107,6 +110,23 @@ fn loom(root: &Path) -> Result<()> {
             .env("LOOM_MAX_PREEMPTIONS", "3")
             .env("CARGO_TARGET_DIR", root.join("target/loom"))
             .args(["test", "--release", "-p", "xsched-wire", "--test", "loom"]),
+    )
+}
+
+/// The test that compares them writes them instead.
+fn readme(root: &Path) -> Result<()> {
+    step(
+        Command::new(env!("CARGO"))
+            .current_dir(root)
+            .env("README_WRITE", "1")
+            .args([
+                "test",
+                "-p",
+                "xsched-bench",
+                "--test",
+                "readme",
+                "the_readme",
+            ]),
     )
 }
 

@@ -277,6 +277,12 @@ pub(crate) fn cost<'a>(scheduled: impl Iterator<Item = &'a Phase>) -> Check {
     }
 }
 
+/// The same, not judged; `None` where it was not measured.
+pub(crate) fn cost_shown<'a>(scheduled: impl Iterator<Item = &'a Phase>) -> Option<Check> {
+    let cost = cost(scheduled);
+    (cost.grade != Grade::Information).then(|| information(None, COST, cost.measured, "%"))
+}
+
 /// What the criterion on the cost is called.
 pub const COST: &str = "processor time of daemon and agents, of one core";
 
@@ -355,5 +361,8 @@ mod tests {
         check(&[Some(0.1), Some(0.8)], 4.5, Grade::Missed);
         check(&[Some(0.1), None], 0.0, Grade::Information);
         check(&[], 0.0, Grade::Information);
+        let shown = cost_shown([phase(Some(0.8))].iter()).unwrap();
+        assert_eq!(Verdict::of(&[shown], true), Verdict::Measured);
+        assert_eq!(cost_shown([phase(None)].iter()), None);
     }
 }

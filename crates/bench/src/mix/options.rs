@@ -46,7 +46,8 @@ pub(crate) struct MixOptions {
     /// Directory of the results [default: ./results/<time stamp>].
     #[arg(long, value_name = "DIR")]
     pub(super) out: Option<PathBuf>,
-    /// Print run.json on standard output, and the text for people on standard error.
+    /// Print verdict, figures and record as JSON on standard output, and the text for people on standard
+    /// error.
     #[arg(long)]
     pub(super) json: bool,
 }

@@ -174,7 +174,8 @@ impl Runner {
         console.stage(3, &format!("results in {folder}"));
         console.line(&format!("\n{}", summary::text(&report)));
         if options.json {
-            context.stdout.write_all(json_text(&self.run)?.as_bytes())?;
+            let document = summary::document(&report)?;
+            context.stdout.write_all(json_text(&document)?.as_bytes())?;
             context.stdout.flush()?;
         }
         Ok(match interrupted {

@@ -26,7 +26,7 @@ use crate::session::{Scheduled, Session, Settings, Stop, samples_file};
 use crate::stats::P99_REQUESTS;
 use crate::store::{Store, json_text};
 use crate::task::{Arrival, TaskSpec};
-use crate::verdict::{Comparison, Evidence, compare, seconds_needed};
+use crate::verdict::{Evidence, compare, seconds_needed};
 use crate::{Context, Outcome, criteria};
 use load::{DOCUMENT_LOW_BATCH, DefaultRate, MOST_ROUNDS, Options, Profile};
 
@@ -370,10 +370,12 @@ impl<'a> Experiment<'a> {
         if self.options.common.duration.is_none() && needed > self.duration {
             self.duration = needed;
             self.record.duration = needed.as_secs_f64();
-            self.record.notes.push(format!(
+            let note = format!(
                 "Phases of {} s, as the verdict on the P99 needs {P99_REQUESTS} requests.",
                 needed.as_secs()
-            ));
+            );
+            self.session.console.line(&format!("      {note}"));
+            self.record.notes.push(note);
         }
     }
 
@@ -384,7 +386,8 @@ impl<'a> Experiment<'a> {
         if self.options.common.quick {
             return short;
         }
-        let needed = (P99_REQUESTS as f64 * MARGIN / facts.rate_hz).min(LONGEST.as_secs_f64());
+        let needed = (P99_REQUESTS as f64 * MARGIN / facts.rate_hz).ceil();
+        let needed = needed.min(LONGEST.as_secs_f64());
         let most = short.max(self.duration * facts.rounds);
         Duration::from_secs_f64(needed).clamp(short, most)
     }
@@ -468,8 +471,14 @@ impl<'a> Experiment<'a> {
     /// Writes the record of a run that has ended.
     fn end_record(&mut self) -> anyhow::Result<()> {
         self.run.notes.clone_from(&self.record.notes);
-        let comparison = self.record.comparison.as_ref();
-        self.run.checks = comparison.map_or_else(Vec::new, Comparison::checks);
+        self.run.checks = match &self.record.comparison {
+            Some(comparison) => comparison.checks(),
+            // A phase alone is not judged, but what scheduling cost is known.
+            None => {
+                let scheduled = self.run.phases_of(record::contender(Only::Scheduled));
+                criteria::cost_shown(scheduled).into_iter().collect()
+            }
+        };
         self.session.keep(run::FILE, &self.run)?;
         Ok(())
     }

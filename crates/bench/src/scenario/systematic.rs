@@ -358,15 +358,20 @@ impl Experiment<'_> {
 
 /// The tasks of all high threads as samples, and how long each took, ms.
 fn samples_of(round: u32, done: &Done) -> (String, Vec<f64>) {
-    let mut text = String::from("task,arrival_ms,start_ms,latency_ms,round\n");
-    for tasks in &done.high_ms {
+    let mut tasks: Vec<(f64, f64)> = Vec::new();
+    for thread in &done.high_ms {
         let mut start = 0.0;
-        for ms in tasks {
-            text.push_str(&format!("{HIGH},{start:.3},{start:.3},{ms:.3},{round}\n"));
+        for ms in thread {
+            tasks.push((start, *ms));
             start += ms;
         }
     }
-    (text, done.high_ms.iter().flatten().copied().collect())
+    tasks.sort_by(|one, other| one.0.total_cmp(&other.0));
+    let mut text = String::from("task,arrival_ms,start_ms,latency_ms,round\n");
+    for (start, ms) in &tasks {
+        text.push_str(&format!("{HIGH},{start:.3},{start:.3},{ms:.3},{round}\n"));
+    }
+    (text, tasks.into_iter().map(|(_, ms)| ms).collect())
 }
 
 /// The criterion, and what is worth knowing beside it.

@@ -103,18 +103,6 @@ pub fn page(report: &RunReport) -> anyhow::Result<String> {
         facts.push(("Accelerators", host.accelerators.join(", ")));
     }
     facts.extend(host.driver.clone().map(|driver| ("Driver", driver)));
-    let cpu = run
-        .phases
-        .iter()
-        .filter_map(|phase| Some((phase.scheduler_cpu_s?, phase.duration_s)));
-    let (used, over) = cpu.fold((0.0, 0.0), |sum, phase| (sum.0 + phase.0, sum.1 + phase.1));
-    if over > 0.0 {
-        let share = short(used / over * 100.0);
-        facts.push((
-            "Scheduler's processor time",
-            format!("{share} % of one core"),
-        ));
-    }
     let checks: Vec<CheckRow> = check_rows(run);
     let rows: Vec<FigureRow> = figure_rows(report);
     let text = environment.get_template("page.html")?.render(context! {

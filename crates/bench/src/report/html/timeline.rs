@@ -6,6 +6,7 @@ use super::thin;
 use crate::report::figures::RunReport;
 use crate::report::samples::Sample;
 use crate::run::{Contender, Phase};
+use crate::stats::median;
 
 /// Points of one task in a drawing.
 const POINTS: usize = 1500;
@@ -217,11 +218,9 @@ fn window(tasks: &[(usize, Vec<Request>)], end: f64) -> (f64, f64) {
     let Some(slowest) = slowest else {
         return (0.0, end);
     };
-    let typical = tasks.iter().filter_map(|(_, requests)| {
-        let mut times: Vec<f64> = requests.iter().map(|r| r.end_s - r.start_s).collect();
-        times.sort_by(f64::total_cmp);
-        times.get(times.len() / 2).copied()
-    });
+    let typical = tasks
+        .iter()
+        .filter_map(|(_, requests)| median(requests.iter().map(|r| r.end_s - r.start_s).collect()));
     let longest = typical.fold(0.0, f64::max);
     let length = (12.0 * longest)
         .max(3.0 * slowest.latency_ms / 1000.0)
