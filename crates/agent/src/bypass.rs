@@ -8,7 +8,9 @@
 //! or nothing. Pure; time is passed in.
 //!
 //! A device that executes one long command makes no progress, either. How long a group usually
-//! stands still is therefore learnt while nothing of the process is held, and it is given twice that.
+//! stands still is therefore learnt, and it is given twice that. While nothing of the process is held,
+//! groups share the device, so what one would need alone is its part of the time; while others are held,
+//! what is learnt only shrinks, since standing still may be a block.
 
 use std::{
     collections::BTreeMap,
@@ -52,7 +54,9 @@ struct Seen {
     since: Instant,
     /// When it was last seen.
     until: Instant,
-    /// How long the group usually stands still.
+    /// Groups that ran meanwhile, itself included, at most.
+    among: u32,
+    /// How long the group usually stands still with the device to itself.
     usual: Duration,
 }
 
@@ -87,6 +91,7 @@ impl Bypass {
         }
         self.seen.retain(|key, _| groups.contains_key(key));
         let is_held = groups.values().any(|group| group.held);
+        let among = groups.values().filter(|group| group.runs).count().max(1) as u32;
         // How long a group stood still before anything was closed does not count.
         let begins = is_held && !self.stuck && self.free_since.is_some();
         let mut stuck = false;
@@ -95,6 +100,7 @@ impl Bypass {
                 progress: group.progress,
                 since: now,
                 until: now,
+                among,
                 usual: Duration::ZERO,
             };
             let seen = self.seen.entry(key).or_insert(fresh);
@@ -102,13 +108,18 @@ impl Bypass {
             if !group.runs || begins {
                 *seen = Seen { usual, ..fresh };
             } else if seen.progress != group.progress {
-                let still = self
+                let since = self
                     .free_since
-                    .map(|free| seen.until.saturating_duration_since(seen.since.max(free)));
-                let usual = still.map_or(usual, |still| still.max(usual * 7 / 8));
+                    .map_or(seen.since, |free| seen.since.max(free));
+                let still = seen.until.saturating_duration_since(since);
+                let usual = match self.free_since {
+                    Some(_) => (still / seen.among).max(usual * 7 / 8),
+                    None => usual.min(still.max(usual * 7 / 8)),
+                };
                 *seen = Seen { usual, ..fresh };
             } else {
                 seen.until = now;
+                seen.among = seen.among.max(among);
                 let patience = PATIENCE.max(2 * usual);
                 stuck |= is_held && now.duration_since(seen.since) >= patience;
             }
@@ -217,6 +228,46 @@ mod tests {
             Some(104),
             "twice what is usual"
         );
+    }
+
+    #[test]
+    fn what_is_learnt_among_others_is_a_part_of_the_time() {
+        let (mut bypass, start) = (Bypass::default(), Instant::now());
+        // Sixteen groups run, and each command takes 100 ms.
+        let mut look = |ms: u32, closed: bool, progress: u32| {
+            let others = (2..=16).map(|group| sight(group, true, closed, (ms / 100).into()));
+            let first = sight(1, true, false, progress.into());
+            bypass.look(start + ms * MS, others.chain([first]));
+            bypass.is_on()
+        };
+        for ms in 0..400 {
+            look(ms, false, ms / 100);
+        }
+        // The others are held, and the first one is blocked.
+        let opened = (400..500).find(|&ms| look(ms, true, 4));
+        assert_eq!(opened, Some(413), "twice a sixteenth of 99 ms");
+    }
+
+    #[test]
+    fn what_is_learnt_shrinks_while_others_are_held() {
+        let (mut bypass, start) = (Bypass::default(), Instant::now());
+        let mut look = |ms: u32, closed: bool, progress: u32| {
+            let sights = [
+                sight(1, true, false, progress.into()),
+                sight(2, true, closed, 0),
+            ];
+            bypass.look(start + ms * MS, sights.into_iter());
+            bypass.is_on()
+        };
+        for ms in 0..400 {
+            look(ms, false, ms / 100);
+        }
+        // Commands of 4 ms while the other one is held.
+        for ms in 400..600 {
+            assert!(!look(ms, true, ms / 4), "{ms}");
+        }
+        let opened = (600..700).find(|&ms| look(ms, true, 150));
+        assert_eq!(opened, Some(606), "twice 3 ms, since looks are 1 ms apart");
     }
 
     #[test]
