@@ -192,6 +192,8 @@ struct Experiment<'a> {
     launcher: Launcher,
     interrupt: Interrupt,
     run: Run,
+    /// Of each case the tasks of its low threads, and the time that they took, seconds.
+    low: [(u64, f64); CASES.len()],
 }
 
 fn measure(options: &Options, context: &mut Context) -> anyhow::Result<Outcome> {
@@ -203,6 +205,7 @@ fn measure(options: &Options, context: &mut Context) -> anyhow::Result<Outcome> 
         interrupt: context.interrupt.clone(),
         run: start(options, manifest),
         store,
+        low: Default::default(),
     };
     experiment.keep()?;
     let ended = experiment.rounds();
@@ -335,14 +338,23 @@ impl Experiment<'_> {
             samples_file: samples,
             trace_file: None,
         });
-        if case.low > 0 {
-            self.run.notes.push(format!(
-                "{}, round {round}: {:.2} tasks/s of all {} low threads together.",
-                case.title,
-                done.low_tasks as f64 / done.seconds,
-                case.low
-            ));
+        for (known, (tasks, seconds)) in CASES.iter().zip(&mut self.low) {
+            if known.name == case.name {
+                *tasks += done.low_tasks;
+                *seconds += done.seconds;
+            }
         }
+        let low = CASES.iter().zip(self.low);
+        self.run.notes = low
+            .filter(|(case, (_, seconds))| case.low > 0 && *seconds > 0.0)
+            .map(|(case, (tasks, seconds))| {
+                let rate = tasks as f64 / seconds;
+                format!(
+                    "{}: the low threads do {rate:.2} tasks/s together.",
+                    case.title
+                )
+            })
+            .collect();
         self.keep().map(drop)
     }
 
