@@ -19,7 +19,7 @@ fn main() {
     ])
     .is_some();
     let and = if changed { " and changes" } else { "" };
-    println!("cargo::rustc-env=XSCHED_COMMIT={commit}{and}");
+    println!("cargo::rustc-env=BUILT_COMMIT={commit}{and}");
 }
 
 /// What a command of git prints; `None` if it fails, or prints nothing.

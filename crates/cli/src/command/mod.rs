@@ -59,7 +59,7 @@ impl Command {
             Command::Doctor(args) => doctor::run(&args),
             Command::Bench(args) => {
                 let version = env!("CARGO_PKG_VERSION");
-                let version = match option_env!("XSCHED_COMMIT") {
+                let version = match option_env!("BUILT_COMMIT") {
                     Some(commit) => format!("{version} ({commit})"),
                     None => version.to_owned(),
                 };
