@@ -35,7 +35,7 @@ fn hook_for(address: *mut c_void) -> *mut c_void {
     if driver::library().is_none() {
         return address;
     }
-    let table = BY_ADDRESS.get_or_init(|| {
+    let make = || {
         let known = hooks::all().filter_map(|hook| {
             let real = driver::address(hook.name) as usize;
             // The driver's own, not one of ours (a program linked to the driver sees ours first).
@@ -45,7 +45,14 @@ fn hook_for(address: *mut c_void) -> *mut c_void {
         table.sort_unstable();
         table.dedup_by_key(|entry| entry.0);
         table
-    });
+    };
+    // Made outside of the cell, which others would wait for: whoever allocates may look something up.
+    if BY_ADDRESS.get().is_none() {
+        let _another_was_first = BY_ADDRESS.set(make());
+    }
+    let Some(table) = BY_ADDRESS.get() else {
+        return address;
+    };
     match table.binary_search_by_key(&(address as usize), |entry| entry.0) {
         Ok(index) => table[index].1 as *mut c_void,
         Err(_) => address,

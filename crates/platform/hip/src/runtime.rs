@@ -1,11 +1,11 @@
 //! The real runtime: found, and called by its own addresses, never through a hook.
 
 use std::{
-    ffi::{CStr, CString, c_char, c_int, c_void},
+    ffi::{CStr, CString, c_char, c_void},
     sync::atomic::{AtomicPtr, Ordering},
 };
 
-use xsched_shim::dlsym;
+use xsched_shim::{dlsym, loaded};
 use xsched_wire::env;
 
 use crate::sys::*;
@@ -25,55 +25,10 @@ pub(crate) fn library() -> Option<*mut c_void> {
     let found = match named {
         // SAFETY: a terminated string; the handle is never closed.
         Some(path) => unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_LAZY) },
-        None => loaded(),
+        None => loaded::first(FILE_NAME),
     };
     LIBRARY.store(found, Ordering::Release);
     (!found.is_null()).then_some(found)
-}
-
-/// A path that was found.
-struct Path {
-    bytes: [u8; libc::PATH_MAX as usize],
-    length: usize,
-}
-
-/// Handle of the first runtime that the process has loaded, by the name of its file; null if none.
-fn loaded() -> *mut c_void {
-    // Called with the loader's lock held, which whoever allocates may want: so without allocating.
-    unsafe extern "C" fn look(
-        object: *mut libc::dl_phdr_info,
-        _bytes: usize,
-        found: *mut c_void,
-    ) -> c_int {
-        // SAFETY: the loader's own description of an object, valid during this call.
-        let path = unsafe { (*object).dlpi_name };
-        if path.is_null() {
-            return 0;
-        }
-        // SAFETY: the loader's terminated string.
-        let path = unsafe { CStr::from_ptr(path) };
-        let file = path.to_bytes().rsplit(|&byte| byte == b'/').next();
-        // SAFETY: the place that `loaded` passed on.
-        let found = unsafe { &mut *found.cast::<Path>() };
-        let path = path.to_bytes_with_nul();
-        if !file.is_some_and(|file| file.starts_with(FILE_NAME)) || path.len() > found.bytes.len() {
-            return 0;
-        }
-        found.bytes[..path.len()].copy_from_slice(path);
-        found.length = path.len();
-        1
-    }
-    let mut path = Path {
-        bytes: [0; libc::PATH_MAX as usize],
-        length: 0,
-    };
-    // SAFETY: `look` is called during this call alone, with the place of `path`.
-    unsafe { libc::dl_iterate_phdr(Some(look), std::ptr::from_mut(&mut path).cast()) };
-    match CStr::from_bytes_with_nul(&path.bytes[..path.length]) {
-        // SAFETY: a terminated string; the handle is never closed.
-        Ok(path) => unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_LAZY | libc::RTLD_NOLOAD) },
-        Err(_) => std::ptr::null_mut(),
-    }
 }
 
 /// Address of a function of the runtime, null if this one has none of that name.

@@ -12,7 +12,8 @@
 //! ```
 //! One group ahead costs no pause between groups, and suspending lets at most the rest of this group
 //! and the next one run. Just in time lets only this group end, and costs the time in which a
-//! callback completes the gate: for long groups, where that is little.
+//! callback completes the gate: for long groups, where that is little. How much it is differs between
+//! drivers and is measured (the *pause*); groups are long enough to hide it when they go one ahead.
 
 use std::{
     collections::VecDeque,
@@ -26,8 +27,12 @@ use xsched_xqueue::hw;
 const GROUP: Duration = Duration::from_millis(2);
 /// The same where the scheduling class stops the device at once, and gates only keep commands back.
 const WIDE_GROUP: Duration = Duration::from_millis(4);
-/// From this on a group's gate is completed just in time.
+/// From this on a group's gate is completed just in time, ...
 const LONG: Duration = Duration::from_millis(10);
+/// ... if the pause is less than this part of it.
+const PAUSES_IN_LONG: u32 = 20;
+/// How many pauses a group lasts at least, so that its gate is completed before the device gets there.
+const PAUSES_IN_GROUP: u32 = 2;
 /// Commands in a group at most.
 const MOST: u32 = 256;
 /// What a command is taken for at first, and at most.
@@ -47,6 +52,8 @@ pub(crate) struct Chain<G, M> {
     last: Option<(Instant, Instant)>,
     /// How long one command takes: the longest seen, slowly forgotten.
     command: Duration,
+    /// How long the device stands still at a gate that is completed just in time.
+    pause: Duration,
 }
 
 #[derive(Debug)]
@@ -58,7 +65,7 @@ struct Mark<M> {
 }
 
 impl<G, M: Copy> Chain<G, M> {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(pause: Duration) -> Self {
         Chain {
             armed: VecDeque::new(),
             outstanding: VecDeque::new(),
@@ -67,6 +74,7 @@ impl<G, M: Copy> Chain<G, M> {
             covered: 0,
             last: None,
             command: LONGEST,
+            pause,
         }
     }
 
@@ -121,8 +129,8 @@ impl<G, M: Copy> Chain<G, M> {
 
     /// Groups that may be under way before their gates were seen from nearby.
     fn ahead(&self) -> u32 {
-        // A longer group is one of several commands, and no longer than WIDE_GROUP.
-        u32::from(self.command < LONG)
+        // A group of several commands may be longer, but not by much.
+        u32::from(self.command < LONG.max(self.pause * PAUSES_IN_LONG))
     }
 
     /// Whether a gate placed now stands far enough ahead of the device to be worth it.
@@ -170,12 +178,13 @@ impl<G, M: Copy> Chain<G, M> {
     }
 }
 
-/// Commands between two gates at this level, if one takes so long.
-pub(crate) fn interval(level: Level, command: Duration) -> u32 {
+/// Commands between two gates at this level, if one takes so long and a gate this pause.
+pub(crate) fn interval(level: Level, command: Duration, pause: Duration) -> u32 {
     let group = match level {
         Level::Lv3 => WIDE_GROUP,
         Level::Lv1 | Level::Lv2 => GROUP,
     };
+    let group = group.max(pause * PAUSES_IN_GROUP);
     let fit = group.as_nanos() / command.as_nanos().max(1);
     fit.clamp(1, u128::from(MOST)) as u32
 }
@@ -183,6 +192,9 @@ pub(crate) fn interval(level: Level, command: Duration) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What PoCL takes.
+    const PAUSE: Duration = Duration::from_micros(80);
 
     /// A queue that runs commands of one length, its mark and gate at every interval.
     struct Model {
@@ -198,7 +210,7 @@ mod tests {
         fn new() -> Self {
             Model {
                 level: Level::Lv2,
-                chain: Chain::new(),
+                chain: Chain::new(PAUSE),
                 now: Instant::now(),
                 submitted: 0,
                 groups: vec![0],
@@ -206,7 +218,7 @@ mod tests {
         }
 
         fn interval(&self) -> u32 {
-            interval(self.level, self.chain.command())
+            interval(self.level, self.chain.command(), self.chain.pause)
         }
 
         /// A group is submitted, then a mark and, where it is worth it, a gate named as the mark.
@@ -263,7 +275,8 @@ mod tests {
             (3_000, 1, 1),
             (50_000, 1, 1),
         ] {
-            let commands = [Level::Lv2, Level::Lv3].map(|level| interval(level, us(command_us)));
+            let commands =
+                [Level::Lv2, Level::Lv3].map(|level| interval(level, us(command_us), PAUSE));
             assert_eq!(commands, [at_level_2, at_level_3], "{command_us} µs");
         }
         let mut model = Model::new();
@@ -276,6 +289,31 @@ mod tests {
         }
         assert_eq!(model.interval(), 4);
         assert_eq!(model.chain.take_all(), [59, 60], "still one group ahead");
+    }
+
+    #[test]
+    fn a_driver_that_is_slow_at_gates_gets_longer_groups_and_is_told_ahead() {
+        let mut model = Model::new();
+        model.chain.pause = Duration::from_millis(5);
+        for mark in 1..=60 {
+            model.group();
+            if mark > 3 {
+                model.run(mark - 3, us(100));
+            }
+        }
+        assert_eq!(model.interval(), 100, "10 ms");
+        assert_eq!(model.chain.take_all(), [59, 60]);
+        // Long commands, too: a pause for each would be a quarter of it.
+        let mut model = Model::new();
+        model.chain.pause = Duration::from_millis(5);
+        for _ in 1..=5 {
+            model.group();
+        }
+        assert_eq!(model.chain.take(), [0; 0], "the first two groups need none");
+        for mark in 1..=3 {
+            assert_eq!(model.run(mark, us(20_000)), [mark + 1]);
+        }
+        assert_eq!(model.interval(), 1);
     }
 
     fn us(microseconds: u64) -> Duration {

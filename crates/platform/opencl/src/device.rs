@@ -5,7 +5,7 @@ use std::{
         Arc, Mutex, PoisonError,
         mpsc::{self, RecvTimeoutError},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use xsched_wire::Level;
@@ -21,6 +21,11 @@ use xsched_shim::process::PerProcess;
 /// A driver that takes longer than this to hand over what waits for a user event waits for it too.
 const PATIENCE: Duration = Duration::from_millis(200);
 
+/// How often the pause at a gate is measured.
+const PAUSES: usize = 8;
+/// A driver that takes longer than this for a gate has none that are worth it.
+const LONGEST_PAUSE: Duration = Duration::from_millis(20);
+
 /// A device, or a part of one.
 #[derive(Clone, Debug)]
 pub(crate) struct Device {
@@ -31,11 +36,9 @@ pub(crate) struct Device {
     name: String,
 }
 
-/// How a trial of gates on a device came out.
-struct Trial {
-    device: usize,
-    refusal: Option<String>,
-}
+/// How a trial of gates on a device came out: how long the device stands still at one that is completed
+/// just in time, or why they do not work.
+pub(crate) type Trial = Result<Duration, String>;
 
 impl Device {
     /// The device that a handle means.
@@ -59,16 +62,12 @@ impl Device {
         &self.name
     }
 
-    /// What works on this device, found out with a queue of our own in this context.
-    pub(crate) fn support(
-        &self,
-        context: Opaque,
-        workers: &Result<Arc<Workers>, String>,
-    ) -> Support {
-        let (level, reason) = match (self.refusal(context), workers) {
-            (Some(reason), _) => (Level::Lv1, Some(reason)),
-            (None, Err(reason)) => (Level::Lv2, Some(reason.clone())),
-            (None, Ok(_)) => (Level::Lv3, None),
+    /// What works on this device.
+    pub(crate) fn support(&self, trial: &Trial, workers: &Result<Arc<Workers>, String>) -> Support {
+        let (level, reason) = match (trial, workers) {
+            (Err(reason), _) => (Level::Lv1, Some(reason.clone())),
+            (Ok(_), Err(reason)) => (Level::Lv2, Some(reason.clone())),
+            (Ok(_), Ok(_)) => (Level::Lv3, None),
         };
         Support {
             level,
@@ -86,19 +85,17 @@ impl Device {
         workers::of(context, self.whole as Opaque, self.raw != self.whole)
     }
 
-    /// Why gates do not work; `None`: they do. Tried once a device, with the part that this context has.
-    fn refusal(&self, context: Opaque) -> Option<String> {
-        static TRIED: PerProcess<Mutex<Vec<Trial>>> = PerProcess::new();
+    /// How gates work, tried once a device with a queue of our own in this context, on the part of the
+    /// device that the context has.
+    pub(crate) fn trial(&self, context: Opaque) -> Trial {
+        static TRIED: PerProcess<Mutex<Vec<(usize, Trial)>>> = PerProcess::new();
         let mut tried = TRIED.get().lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = tried.iter().find(|trial| trial.device == self.whole) {
-            return known.refusal.clone();
+        if let Some((_, known)) = tried.iter().find(|(device, _)| *device == self.whole) {
+            return known.clone();
         }
-        let refusal = try_gate(context, self.raw as Opaque).err();
-        tried.push(Trial {
-            device: self.whole,
-            refusal: refusal.clone(),
-        });
-        refusal
+        let trial = try_gate(context, self.raw as Opaque);
+        tried.push((self.whole, trial.clone()));
+        trial
     }
 }
 
@@ -172,7 +169,7 @@ fn place(platform: Opaque, device: Opaque) -> usize {
 
 /// Tries a gate: what stands behind it must wait, the driver must not, and completing it must let
 /// everything go on.
-fn try_gate(context: Opaque, device: Opaque) -> Result<(), String> {
+fn try_gate(context: Opaque, device: Opaque) -> Trial {
     if let Some(version) = text(driver::device_info, device, CL_DEVICE_VERSION)
         && (version.starts_with("OpenCL 1.0") || version.starts_with("OpenCL 1.1"))
     {
@@ -195,7 +192,7 @@ fn try_gate(context: Opaque, device: Opaque) -> Result<(), String> {
         let result = try_with(queue, event);
         // SAFETY: made above, complete, and used by nobody any more.
         unsafe { driver::release_event(event) };
-        result
+        result.and_then(|()| least_pause(context, queue))
     };
     // SAFETY: made above and empty.
     unsafe { driver::release_queue(queue) };
@@ -209,6 +206,74 @@ fn runs_in_the_calling_thread(device: Opaque) -> bool {
     let version = text(info, device, CL_DEVICE_VERSION).unwrap_or_default();
     let name = text(info, device, CL_DEVICE_NAME).unwrap_or_default();
     version.contains("PoCL") && name.starts_with("basic")
+}
+
+/// How long a device stands still at a gate that is completed just in time, since other programs
+/// lengthen it the shortest of some.
+fn least_pause(context: Opaque, queue: Queue) -> Trial {
+    let mut least = PATIENCE;
+    for _ in 0..PAUSES {
+        least = least.min(pause(context, queue)?);
+    }
+    if least > LONGEST_PAUSE {
+        let ms = least.as_secs_f64() * 1e3;
+        return Err(format!("the driver takes {ms:.0} ms to pass a gate"));
+    }
+    Ok(least)
+}
+
+/// From the completion of a gate until the mark behind it calls back.
+fn pause(context: Opaque, queue: Queue) -> Trial {
+    /// Says when the mark was reached.
+    unsafe extern "C" fn on_mark(_: Event, _: i32, data: Opaque) {
+        // SAFETY: made by `pause` from a box; a callback runs once.
+        let reached = unsafe { Box::from_raw(data.cast::<mpsc::Sender<Instant>>()) };
+        let _late = reached.send(Instant::now());
+    }
+    let mut error = CL_SUCCESS;
+    // SAFETY: the program's own context; a valid place for the error.
+    let gate = unsafe { driver::create_user_event(context, &mut error) };
+    if gate.is_null() {
+        return Err(format!("the driver has no user events (error {error})"));
+    }
+    let mut mark = std::ptr::null_mut();
+    // SAFETY: a queue of our own, an event that is held over the call.
+    let barrier = unsafe { driver::barrier(queue, 1, &gate, std::ptr::null_mut()) };
+    // SAFETY: as above; a valid place for the event.
+    let marker = unsafe { driver::marker(queue, 0, std::ptr::null(), &mut mark) };
+    let (sender, reached) = mpsc::channel::<Instant>();
+    let data = Box::into_raw(Box::new(sender));
+    let noted = match marker {
+        // SAFETY: an event that we hold; the callback matches the data.
+        CL_SUCCESS => unsafe {
+            driver::event_callback(mark, CL_COMPLETE, Some(on_mark), data.cast())
+        },
+        failure => failure,
+    };
+    if noted != CL_SUCCESS {
+        // SAFETY: no callback was taken, so the box is still ours.
+        drop(unsafe { Box::from_raw(data) });
+    }
+    // SAFETY: a queue of our own.
+    unsafe { driver::flush(queue) };
+    let completed = Instant::now();
+    // SAFETY: the user event made above, which nobody else completes.
+    unsafe { driver::set_user_event(gate, CL_COMPLETE) };
+    let reached = reached.recv_timeout(PATIENCE);
+    // SAFETY: a queue of our own.
+    unsafe { driver::finish(queue) };
+    if marker == CL_SUCCESS {
+        // SAFETY: made above; nothing waits for it any more.
+        unsafe { driver::release_event(mark) };
+    }
+    // SAFETY: as above.
+    unsafe { driver::release_event(gate) };
+    if [barrier, marker, noted] != [CL_SUCCESS; 3] {
+        return Err(format!(
+            "the driver refused a gate (errors {barrier}, {marker}, {noted})"
+        ));
+    }
+    Ok(reached.map_or(PATIENCE, |at| at.saturating_duration_since(completed)))
 }
 
 fn try_with(queue: Queue, gate: Event) -> Result<(), String> {

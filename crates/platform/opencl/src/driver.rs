@@ -1,7 +1,7 @@
 //! The real OpenCL: found, and called by its own addresses, never through a hook.
 
 use std::{
-    ffi::{CStr, CString, OsStr, c_int, c_void},
+    ffi::{CStr, CString, OsStr, c_void},
     os::unix::ffi::OsStrExt,
     path::Path,
     sync::atomic::{AtomicPtr, Ordering},
@@ -10,7 +10,7 @@ use std::{
 use xsched_wire::env;
 
 use crate::sys::*;
-use xsched_shim::dlsym;
+use xsched_shim::{dlsym, loaded};
 
 /// `pfn_notify` of `clSetEventCallback`: event, status, data.
 pub(crate) type EventCallback = unsafe extern "C" fn(Event, i32, Opaque);
@@ -32,37 +32,13 @@ fn library() -> Option<*mut c_void> {
     let named = env::OPENCL_LIB
         .get()
         .and_then(|path| CString::new(path).ok());
-    let (path, flags) = match named {
-        Some(path) => (path, libc::RTLD_LAZY),
-        None => (loaded()?, libc::RTLD_LAZY | libc::RTLD_NOLOAD),
+    let found = match named {
+        // SAFETY: a terminated string; the handle is never closed.
+        Some(path) => unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_LAZY) },
+        None => loaded::first(LOADER),
     };
-    // SAFETY: a terminated string; the handle is never closed.
-    let found = unsafe { libc::dlopen(path.as_ptr(), flags) };
     LIBRARY.store(found, Ordering::Release);
     (!found.is_null()).then_some(found)
-}
-
-/// Path of the first loader in the process.
-fn loaded() -> Option<CString> {
-    unsafe extern "C" fn look(info: *mut libc::dl_phdr_info, _: usize, data: *mut c_void) -> c_int {
-        // SAFETY: libc passes a valid description of an object.
-        let name = unsafe { (*info).dlpi_name };
-        if name.is_null() {
-            return 0;
-        }
-        // SAFETY: a terminated string of the loader's.
-        let name = unsafe { CStr::from_ptr(name) };
-        if !is_loader_file(name) {
-            return 0;
-        }
-        // SAFETY: the place that `loaded` passed, for the duration of its call.
-        unsafe { *data.cast::<Option<CString>>() = Some(name.to_owned()) };
-        1
-    }
-    let mut found: Option<CString> = None;
-    // SAFETY: the callback matches the data that it is given.
-    unsafe { libc::dl_iterate_phdr(Some(look), (&raw mut found).cast()) };
-    found
 }
 
 fn is_loader_file(path: &CStr) -> bool {

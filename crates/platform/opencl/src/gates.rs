@@ -36,6 +36,8 @@ pub(crate) struct Gates {
     queue: usize,
     context: usize,
     in_order: bool,
+    /// How long a gate takes that is completed just in time.
+    pause: Duration,
     /// How long one command takes, ns; a copy of what the chain says.
     command: AtomicU64,
     state: Mutex<State>,
@@ -63,12 +65,13 @@ pub(crate) fn exit() {
 }
 
 impl Gates {
-    pub(crate) fn new(queue: Queue, context: Opaque, in_order: bool) -> Arc<Self> {
-        let chain = Chain::new();
+    pub(crate) fn new(queue: Queue, context: Opaque, in_order: bool, pause: Duration) -> Arc<Self> {
+        let chain = Chain::new(pause);
         Arc::new(Gates {
             queue: queue as usize,
             context: context as usize,
             in_order,
+            pause,
             command: AtomicU64::new(nanos(chain.command())),
             state: Mutex::new(State {
                 block: None,
@@ -89,7 +92,7 @@ impl Gates {
     /// Commands between two gates.
     pub(crate) fn interval(&self, level: Level) -> u32 {
         let command = Duration::from_nanos(self.command.load(Ordering::Relaxed));
-        chain::interval(level, command)
+        chain::interval(level, command, self.pause)
     }
 
     /// The queue's block.

@@ -36,14 +36,15 @@ struct Tail {
 impl CommandQueue {
     pub(crate) fn new(raw: Queue, context: Opaque, device: &Device, in_order: bool) -> Self {
         let workers = device.workers(context);
-        let support = device.support(context, &workers);
+        let trial = device.trial(context);
+        let support = device.support(&trial, &workers);
         if let Ok(workers) = &workers {
             // The threads are in the background only while every queue is.
             let _ = workers.set_share(raw, Share::Normal);
         }
         CommandQueue {
             raw: raw as usize,
-            gates: Gates::new(raw, context, in_order),
+            gates: Gates::new(raw, context, in_order, trial.unwrap_or_default()),
             support,
             workers,
             tail: Mutex::new(Some(Tail::default())),

@@ -2,10 +2,12 @@
 //!
 //! `state` says whether the shim acts; `process` keeps what must start afresh in a forked child;
 //! `dlsym` is the wrapped lookup, which other shims may wrap as well; `table` finds an object's
-//! entry without locks; `events` remembers which command an event stands behind.
+//! entry without locks; `loaded` finds a library of the process; `events` remembers which command an
+//! event stands behind.
 
 pub mod dlsym;
 pub mod events;
+pub mod loaded;
 pub mod process;
 pub mod state;
 pub mod table;
