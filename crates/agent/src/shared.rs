@@ -312,7 +312,8 @@ impl Shared {
                 any_closed |= !block.is_open() && !entry.held;
                 Some(Sight {
                     group: entry.group,
-                    ready: block.state().is_ready(),
+                    // One that the application itself suspended stands still for nobody.
+                    ready: block.state().is_ready() && !entry.held,
                     closed: entry.handed_over && !block.is_allowed() && !entry.held,
                     progress: block.forwarded_count() + u64::from(block.completed()),
                 })
@@ -534,6 +535,9 @@ impl Link for Shared {
     }
 
     fn level(&self, slot: Slot, attributes: Attributes) {
+        if self.is_dead() {
+            return;
+        }
         self.state().explain(&attributes);
         let message = ToScheduler::Level {
             slot: slot.index,

@@ -103,14 +103,14 @@ impl<Q: HwQueue> Launcher<Q> {
         self.shared.changed.notify_all();
     }
 
-    /// Forgets every command that has not entered the driver yet: it counts as completed.
-    pub(crate) fn drop_pending(&self) {
+    /// Takes out every command that has not entered the driver yet: it counts as completed.
+    pub(crate) fn take_pending(&self) -> VecDeque<(u64, Q::Command)> {
         let mut buffer = self.shared.lock();
         buffer.dropped = buffer.submitted;
         let pending = std::mem::take(&mut buffer.pending);
         drop(buffer);
         self.shared.changed.notify_all();
-        drop(pending); // theirs, so not under the lock
+        pending
     }
 
     /// The hw queue ends: what is pending is dropped, and nothing is launched any more. True: nor is
@@ -152,9 +152,11 @@ impl<Q: HwQueue> Launcher<Q> {
         buffer.error.take().map_or(Ok(()), Err)
     }
 
+    /// Waits until a command has completed. In a command, which would wait for itself: not for those
+    /// that are not launched yet.
     pub(crate) fn wait(&self, ticket: Ticket) -> Result<(), Error> {
         let mut buffer = self.shared.lock();
-        while buffer.launched() < ticket.0 {
+        while buffer.launched() < ticket.0 && !self.is_own_thread() {
             buffer = self.shared.sleep(buffer);
         }
         let error = buffer.error.take();

@@ -64,7 +64,25 @@ pub struct XQueue<Q: HwQueue> {
     core: Arc<Core<Q>>,
     launcher: OnceLock<Launcher<Q>>,
     /// The application has suspended it.
-    suspended: Mutex<bool>,
+    suspension: Mutex<Suspension>,
+}
+
+#[derive(Default)]
+struct Suspension {
+    is_on: bool,
+    /// How often it began.
+    count: u64,
+}
+
+impl Suspension {
+    /// Begins one, and gives its number; `None`: it had begun.
+    fn begin(&mut self) -> Option<u64> {
+        if std::mem::replace(&mut self.is_on, true) {
+            return None;
+        }
+        self.count += 1;
+        Some(self.count)
+    }
 }
 
 pub(crate) struct Core<Q> {
@@ -118,7 +136,7 @@ impl<Q: HwQueue> XQueue<Q> {
                 released: AtomicBool::new(false),
             }),
             launcher: OnceLock::new(),
-            suspended: Mutex::new(false),
+            suspension: Mutex::default(),
         }
     }
 
@@ -204,8 +222,8 @@ impl<Q: HwQueue> XQueue<Q> {
     /// Stops the queue, whatever the scheduler says: buffered commands stay, and the scheduler is
     /// told to close the gate on those in flight.
     pub fn suspend(&self) {
-        let mut suspended = lock(&self.suspended);
-        if !std::mem::replace(&mut *suspended, true) {
+        let mut suspension = lock(&self.suspension);
+        if suspension.begin().is_some() {
             self.hold_buffer(true);
             self.core.link.hold(self.slot(), true);
         }
@@ -213,7 +231,7 @@ impl<Q: HwQueue> XQueue<Q> {
 
     /// Whether it is suspended.
     pub fn is_suspended(&self) -> bool {
-        *lock(&self.suspended)
+        lock(&self.suspension).is_on
     }
 
     /// The same as [`suspend`](Self::suspend), and returns when nothing of it executes: buffered commands stay, those in the hw
@@ -221,22 +239,23 @@ impl<Q: HwQueue> XQueue<Q> {
     /// them; what other threads launch in place meanwhile may stand behind it. In a queue that the
     /// scheduler holds they wait for the scheduler. A queue that is suspended already is left so.
     pub fn suspend_and_wait(&self) -> Result<(), Error> {
-        let mut suspended = lock(&self.suspended);
-        if std::mem::replace(&mut *suspended, true) {
+        let mut suspension = lock(&self.suspension);
+        let Some(number) = suspension.begin() else {
             return Ok(());
-        }
+        };
         self.hold_buffer(true);
         let before = matches!(self.level(), None | Some(Level::Lv1));
         if before {
             self.core.link.hold(self.slot(), true);
         }
-        drop(suspended);
+        drop(suspension);
         if let Some(launcher) = self.launcher.get() {
             launcher.wait_outside();
         }
         let result = self.synchronize();
-        let suspended = lock(&self.suspended);
-        if *suspended && !before {
+        let suspension = lock(&self.suspension);
+        // Another thread may have resumed it, and may wait in a suspension of its own.
+        if suspension.is_on && suspension.count == number && !before {
             self.core.link.hold(self.slot(), true);
         }
         result
@@ -254,15 +273,16 @@ impl<Q: HwQueue> XQueue<Q> {
     }
 
     fn go_on(&self, drops: bool) {
-        let mut suspended = lock(&self.suspended);
-        if !std::mem::replace(&mut *suspended, false) {
+        let mut suspension = lock(&self.suspension);
+        if !std::mem::replace(&mut suspension.is_on, false) {
             return;
         }
-        if drops && let Some(launcher) = self.launcher.get() {
-            launcher.drop_pending();
-        }
+        let launcher = self.launcher.get().filter(|_| drops);
+        let dropped = launcher.map(Launcher::take_pending);
         self.hold_buffer(false);
         self.core.link.hold(self.slot(), false);
+        drop(suspension);
+        drop(dropped); // theirs, so under no lock
     }
 
     fn hold_buffer(&self, held: bool) {
@@ -313,7 +333,12 @@ impl<Q: HwQueue> XQueue<Q> {
             return Ok(launcher);
         }
         let fresh = Launcher::start(self.core.clone())?;
-        Ok(self.launcher.get_or_init(|| fresh))
+        let launcher = self.launcher.get_or_init(|| fresh);
+        // Whoever ended the queue saw none to end.
+        if self.core.closed.load(Ordering::SeqCst) {
+            launcher.end();
+        }
+        Ok(launcher)
     }
 }
 

@@ -135,6 +135,8 @@ fn a_command_waits_for_no_launch_of_its_own_queue_and_may_end_it() {
     let later = Arc::default();
     let command = move || {
         say.send(queue.wait_launched()).unwrap();
+        let behind_it = queue.submit(Box::new(|| ())).unwrap();
+        say.send(queue.wait(behind_it)).unwrap();
         queue.retire();
         say.send(Ok(())).unwrap();
     };
@@ -142,7 +144,7 @@ fn a_command_waits_for_no_launch_of_its_own_queue_and_may_end_it() {
     queue.submit(Box::new(command)).unwrap();
     let last = submit_counting(queue, &later);
     queue.resume();
-    for _ in 0..2 {
+    for _ in 0..3 {
         assert_eq!(said.recv().unwrap(), Ok(()));
     }
     assert_eq!(queue.wait(last), Err(Error::Ended));
@@ -175,6 +177,14 @@ fn a_queue_that_retires_drops_what_is_pending_and_waits_for_what_is_being_launch
 }
 
 /// The child has none of the threads that may hold a lock.
+#[test]
+fn a_queue_that_has_ended_takes_nothing_though_its_thread_never_ran() {
+    let (queue, link) = queue();
+    queue.retire();
+    assert_eq!(queue.submit(Box::new(|| ())), Err(Error::Ended));
+    assert_eq!(link.released.load(SeqCst), 1);
+}
+
 #[test]
 fn a_forked_child_drops_a_queue_whose_lock_was_held() {
     static INSIDE: AtomicU32 = AtomicU32::new(0);

@@ -213,7 +213,11 @@ fn runs_in_the_calling_thread(device: Opaque) -> bool {
 fn least_pause(context: Opaque, queue: Queue) -> Trial {
     let mut least = PATIENCE;
     for _ in 0..PAUSES {
-        least = least.min(pause(context, queue)?);
+        match pause(context, queue)? {
+            Some(one) => least = least.min(one),
+            // This thread may be the one that would call back.
+            None => return Ok(Duration::ZERO),
+        }
     }
     if least > LONGEST_PAUSE {
         let ms = least.as_secs_f64() * 1e3;
@@ -222,8 +226,8 @@ fn least_pause(context: Opaque, queue: Queue) -> Trial {
     Ok(least)
 }
 
-/// From the completion of a gate until the mark behind it calls back.
-fn pause(context: Opaque, queue: Queue) -> Trial {
+/// From the completion of a gate until the mark behind it calls back; `None`: it did not.
+fn pause(context: Opaque, queue: Queue) -> Result<Option<Duration>, String> {
     /// Says when the mark was reached.
     unsafe extern "C" fn on_mark(_: Event, _: i32, data: Opaque) {
         // SAFETY: made by `pause` from a box; a callback runs once.
@@ -273,7 +277,8 @@ fn pause(context: Opaque, queue: Queue) -> Trial {
             "the driver refused a gate (errors {barrier}, {marker}, {noted})"
         ));
     }
-    Ok(reached.map_or(PATIENCE, |at| at.saturating_duration_since(completed)))
+    let reached = reached.ok();
+    Ok(reached.map(|at| at.saturating_duration_since(completed)))
 }
 
 fn try_with(queue: Queue, gate: Event) -> Result<(), String> {
