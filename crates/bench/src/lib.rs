@@ -38,6 +38,7 @@ pub mod mix;
 pub mod models;
 pub mod worker;
 
+mod brief;
 mod console;
 
 use std::ffi::OsString;

@@ -6,6 +6,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 use clap::ValueEnum;
 
+use crate::brief;
 use crate::report::{RunReport, html, summary};
 use crate::store::json_text;
 use crate::{Context, UsageError};
@@ -36,6 +37,11 @@ enum Format {
 }
 
 pub(crate) fn run(args: &ShowArgs, context: &mut Context) -> anyhow::Result<ExitCode> {
+    if !args.dir.join(crate::run::FILE).exists()
+        && let Some(written) = brief::read(&args.dir)?
+    {
+        return show_brief(args, &written, context);
+    }
     let report = RunReport::read(&args.dir).map_err(|error| UsageError(error.to_string()))?;
     let text = match args.format {
         Format::Text => summary::text(&report),
@@ -78,6 +84,31 @@ pub(crate) fn run(args: &ShowArgs, context: &mut Context) -> anyhow::Result<Exit
         )?;
         return Ok(ExitCode::FAILURE);
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A record without tasks has a text and a document.
+fn show_brief(
+    args: &ShowArgs,
+    written: &brief::Written,
+    context: &mut Context,
+) -> anyhow::Result<ExitCode> {
+    let refuse = |what: &str| UsageError(format!("{}: {what}", args.dir.display()));
+    if args.open {
+        return Err(refuse("this scenario has no page: leave out --open").into());
+    }
+    let text = match args.format {
+        Format::Text => &written.text,
+        Format::Json => written.document.as_ref().ok_or_else(|| {
+            refuse("the run ended before it had a figure; --format text says how to run it again")
+        })?,
+        _ => {
+            return Err(
+                refuse("this scenario has a text and a document: --format text or json").into(),
+            );
+        }
+    };
+    context.stdout.write_all(text.as_bytes())?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -87,8 +87,17 @@ fn preemption_is_measured_at_every_level() {
             "preempt-latency --device {device} --level {level} --kernel-us 300 --trials 20"
         );
         // Too few trials to pass.
-        xsched.bench(&words, &[], &[1]);
+        let (printed, _) = xsched.bench(&words, &[], &[1]);
         let result = xsched.result("preempt_latency_result.json");
+        // The same, but for the folder.
+        let shown = xsched.show();
+        let lines = |text: &str| text.lines().count();
+        assert_eq!(shown.lines().next(), printed.lines().next());
+        assert_eq!(lines(&shown), lines(&printed), "{shown}\n{printed}");
+        assert!(
+            !shown.contains(xsched.root.path().to_str().unwrap()),
+            "{shown}"
+        );
         assert_eq!(
             (&result["level"], &result["trials"]),
             (&level.into(), &20.into())
@@ -118,6 +127,12 @@ fn a_level_that_does_not_work_is_said() {
     let (_, stderr) = xsched.bench(words, &refused, &[1]);
     let says = "level 3 does not work here: level 2 is in force";
     assert!(stderr.contains(says), "{stderr}");
+    // The record is there, and says so.
+    let shown = xsched.show();
+    assert!(
+        shown.contains("ended before it had a figure: run it again"),
+        "{shown}"
+    );
 }
 
 #[test]

@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::Scenario;
+use crate::brief::Brief;
 use crate::daemon::Daemon;
 use crate::interrupt::Interrupt;
 use crate::launch::{END_GRACE, Launcher, describe_exit};
@@ -34,7 +35,6 @@ use crate::{Context, Outcome, UsageError};
 
 const ROWS: &str = include_str!("conformance/rows.py");
 
-const RESULT: &str = "conformance_result.json";
 const ROWS_FILE: &str = "rows.py";
 
 /// The neighbour: bursts of a quarter of a millisecond, this often.
@@ -251,12 +251,14 @@ fn measure(options: &Options, rows: Vec<Row>, context: &mut Context) -> anyhow::
     let store = Store::open(options.out.as_deref(), options.output.as_deref(), &stamp())?;
     let name = Conformance.name();
     let manifest = Manifest::now(name, context.command.clone(), &context.version);
+    let brief = Brief::begin(store, &manifest)?;
+    let store = brief.store();
     store.write_text(ROWS_FILE, ROWS)?;
     let bench = Bench {
         options,
         launcher: context.launcher(store.path("logs")),
         interrupt: context.interrupt.clone(),
-        store: &store,
+        store,
     };
     let plain = |number: u32| bench.all(&rows, &Scheduling::Off, &format!("plain-{number}"));
     let (first, second) = (plain(1)?, plain(2)?);
@@ -305,10 +307,7 @@ fn measure(options: &Options, rows: Vec<Row>, context: &mut Context) -> anyhow::
         rows: results,
         manifest,
     };
-    store.write_json(RESULT, &result)?;
-    store.write_output(&result)?;
-    let text = result.text(&store.path(RESULT).display().to_string());
-    context.print(options.json, &result, &text)?;
+    brief.end(options.json, &result, |file| result.text(file), context)?;
     Ok(if result.passed {
         Outcome::Pass
     } else {

@@ -24,6 +24,7 @@ use serde::Serialize;
 
 use self::launch::Costs;
 use super::Scenario;
+use crate::brief::Brief;
 use crate::daemon::Daemon;
 use crate::launch::Launcher;
 use crate::manifest::{Manifest, stamp};
@@ -34,8 +35,6 @@ use crate::task::Scheduling;
 use crate::worker::protocol::Report;
 use crate::worker::{self, Device};
 use crate::{Context, Outcome, UsageError};
-
-const RESULT: &str = "overhead_result.json";
 
 /// Requests of each process before the first that counts.
 const WARMUP: u32 = 10;
@@ -330,7 +329,8 @@ struct Bench<'a> {
 fn measure(options: &Options, context: &mut Context) -> anyhow::Result<Outcome> {
     let store = Store::open(options.out.as_deref(), options.output.as_deref(), &stamp())?;
     let manifest = Manifest::now(Overhead.name(), context.command.clone(), &context.version);
-    let launcher = context.launcher(store.path("logs"));
+    let brief = Brief::begin(store, &manifest)?;
+    let launcher = context.launcher(brief.store().path("logs"));
     let mut bench = Bench {
         options,
         context,
@@ -341,12 +341,14 @@ fn measure(options: &Options, context: &mut Context) -> anyhow::Result<Outcome> 
     for number in 0..options.pairs {
         pairs.push(bench.pair(number)?);
         bench.daemon.check()?;
+        if pairs.len() >= MIN_DIFFERENCES {
+            let result = compare(options, &pairs, manifest.clone())?;
+            let progress = format!("{} of {} pairs", pairs.len(), options.pairs);
+            brief.so_far(&progress, &result, |file| result.text(file))?;
+        }
     }
     let result = compare(options, &pairs, manifest)?;
-    store.write_json(RESULT, &result)?;
-    store.write_output(&result)?;
-    let text = result.text(&store.path(RESULT).display().to_string());
-    context.print(options.json, &result, &text)?;
+    brief.end(options.json, &result, |file| result.text(file), context)?;
     Ok(if result.verdict == Verdict::Pass {
         Outcome::Pass
     } else {
@@ -636,7 +638,7 @@ fn compare(
             options.model.clone()
         },
         batch: options.batch,
-        pairs: options.pairs,
+        pairs: pairs.len() as u32,
         seconds: (!options.launch).then_some(options.seconds),
         level: pairs.iter().map(|pair| pair.level).min().unwrap_or(0),
         unit: if options.launch { "ns" } else { "ms" },

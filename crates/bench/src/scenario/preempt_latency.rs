@@ -25,6 +25,7 @@ use xsched_wire::env;
 
 use self::programs::{Role, Seen};
 use super::Scenario;
+use crate::brief::Brief;
 use crate::daemon::Daemon;
 use crate::interrupt::Interrupt;
 use crate::launch::Launcher;
@@ -36,7 +37,6 @@ use crate::task::Scheduling;
 use crate::worker::Device;
 use crate::{Context, Outcome, UsageError};
 
-const RESULT: &str = "preempt_latency_result.json";
 const SAMPLES: &str = "preempt_latency_samples.csv";
 
 /// Trials before those that count.
@@ -193,7 +193,8 @@ fn measure(options: &Options, context: &mut Context) -> anyhow::Result<Outcome> 
         context.command.clone(),
         &context.version,
     );
-    let launcher = context.launcher(store.path("logs"));
+    let brief = Brief::begin(store, &manifest)?;
+    let launcher = context.launcher(brief.store().path("logs"));
     let daemon = Daemon::start(&launcher, &context.interrupt)?;
     let mut bench = Bench {
         options,
@@ -209,11 +210,8 @@ fn measure(options: &Options, context: &mut Context) -> anyhow::Result<Outcome> 
     bench.daemon.check()?;
 
     let result = judge(options, level, &trials, manifest)?;
-    store.write_json(RESULT, &result)?;
-    store.write_text(SAMPLES, &samples(&trials))?;
-    store.write_output(&result)?;
-    let text = result.text(&store.path(RESULT).display().to_string());
-    context.print(options.json, &result, &text)?;
+    brief.store().write_text(SAMPLES, &samples(&trials))?;
+    brief.end(options.json, &result, |file| result.text(file), context)?;
     Ok(match result.verdict {
         Verdict::Pass => Outcome::Pass,
         Verdict::Fail | Verdict::NotEnoughTrials => Outcome::Fail,

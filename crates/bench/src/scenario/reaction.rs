@@ -17,6 +17,7 @@ use xsched_cpu::CpuQueue;
 use xsched_xqueue::XQueue;
 
 use super::Scenario;
+use crate::brief::Brief;
 use crate::clock::now_ns;
 use crate::daemon::Daemon;
 use crate::interrupt::Interrupt;
@@ -29,7 +30,6 @@ use crate::store::Store;
 use crate::task::Scheduling;
 use crate::{Context, Outcome, UsageError};
 
-const RESULT: &str = "reaction_result.json";
 /// Trials before those that count.
 const WARMUP: u32 = 50;
 /// A program that takes longer to answer hangs.
@@ -112,7 +112,9 @@ fn measure(options: &Options, context: &mut Context) -> anyhow::Result<Outcome> 
         return Err(UsageError(message).into());
     }
     let store = Store::open(options.out.as_deref(), options.output.as_deref(), &stamp())?;
-    let launcher = context.launcher(store.path("logs"));
+    let manifest = Manifest::now("reaction", context.command.clone(), &context.version);
+    let brief = Brief::begin(store, &manifest)?;
+    let launcher = context.launcher(brief.store().path("logs"));
     let interrupt = context.interrupt.clone();
     let daemon = Daemon::start(&launcher, &interrupt)?;
     let mut high = start(&launcher, &daemon, &interrupt, Role::High)?;
@@ -139,7 +141,6 @@ fn measure(options: &Options, context: &mut Context) -> anyhow::Result<Outcome> 
     let close = Percentiles::of(&close).context("no trials")?;
     let open = Percentiles::of(&open).context("no trials")?;
     let passed = close.p50_us <= P50_LIMIT && close.p99_us <= P99_LIMIT;
-    let manifest = Manifest::now("reaction", context.command.clone(), &context.version);
     let result = ReactionResult {
         test_name: "reaction",
         trials: options.trials,
@@ -148,10 +149,7 @@ fn measure(options: &Options, context: &mut Context) -> anyhow::Result<Outcome> 
         passed,
         manifest,
     };
-    store.write_json(RESULT, &result)?;
-    store.write_output(&result)?;
-    let text = result.text(&store.path(RESULT).display().to_string());
-    context.print(options.json, &result, &text)?;
+    brief.end(options.json, &result, |file| result.text(file), context)?;
     Ok(if passed { Outcome::Pass } else { Outcome::Fail })
 }
 
