@@ -35,6 +35,8 @@ struct Unset {
 
 /// A user event that the application holds.
 struct Known {
+    /// Which of those that have had this handle.
+    serial: u32,
     /// The application's.
     references: u32,
     is_waited_for: bool,
@@ -43,6 +45,14 @@ struct Known {
 impl Unset {
     fn known(&self) -> MutexGuard<'_, HashMap<usize, Known>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes out the event of this handle, if it is still the same one.
+    fn take(&self, event: Event, serial: u32) -> bool {
+        let mut known = self.known();
+        let is_same = |known: &Known| known.serial == serial;
+        known.get(&(event as usize)).is_some_and(is_same)
+            && known.remove(&(event as usize)).is_some()
     }
 
     fn one_less(&self) {
@@ -78,10 +88,12 @@ pub(crate) fn create(call: impl FnOnce() -> Event) -> Event {
     // Counted before: nothing may wait from the moment on at which it exists.
     let unset = UNSET.get();
     unset.count.fetch_add(1, Ordering::SeqCst);
+    static SERIAL: AtomicU32 = AtomicU32::new(0);
     let event = call();
     if event.succeeded() {
         events::forget(event as usize);
         let known = Known {
+            serial: SERIAL.fetch_add(1, Ordering::Relaxed),
             references: 1,
             is_waited_for: false,
         };
@@ -94,10 +106,18 @@ pub(crate) fn create(call: impl FnOnce() -> Event) -> Event {
 
 /// Around its completion.
 pub(crate) fn set(event: Event, call: impl FnOnce() -> i32) -> i32 {
+    let serial = |unset: &Unset| {
+        unset
+            .known()
+            .get(&(event as usize))
+            .map(|known| known.serial)
+    };
+    // Before: a callback inside the call may let go of the event, and another one get its handle.
+    let serial = unset().and_then(serial);
     let result = call();
     if result == CL_SUCCESS
-        && let Some(unset) = unset()
-        && unset.known().remove(&(event as usize)).is_some()
+        && let (Some(serial), Some(unset)) = (serial, unset())
+        && unset.take(event, serial)
     {
         unset.one_less();
     }
