@@ -7,7 +7,7 @@
 #   headline     ResNet-18 as CUDA graph, 100/s, against ResNet-50 batch 256
 #   kernels      1 ms of kernels, 100/s, against kernels of 10 ms
 #   two-low      the headline against two background processes
-#   document     dual-model as in the document (10/s, batch 8, eager), three rounds of 20 s
+#   document     dual-model as in the document (10/s, batch 8, eager), three rounds of 17 s
 #   intensive    20/s against batch 1024, three rounds of 10 s
 #   launch       host cost of an intercepted launch
 #   overhead-8 overhead-256 overhead-gpt2    a model alone, with and without the shim
@@ -15,12 +15,14 @@
 #   threads      two Python threads of one process with priorities of their own, level 2
 #   conformance  programs compute and end the same with the shim, preempted, as without it
 #   systematic   threads of one process under its own scheduler
+#   multi-tenant realtime-batch     two rounds of 10 s, beside CUDA MPS
+#   partition    shares of 75 and 25, two rounds of 8 s
 #   preempt-1 preempt-2 preempt-3   preemption latency at each level, commands of 0.5 ms
 #   preempt-3-long                  at level 3 with commands of 10 ms
 set -u
 bin=$(cd "${BIN:-.}" && pwd)
 here=$(cd "$(dirname "$0")" && pwd)
-[ $# -ge 2 ] || { sed -n '2,22s/^# \{0,1\}//p' "$0"; exit 2; }
+[ $# -ge 2 ] || { sed -n '2,24s/^# \{0,1\}//p' "$0"; exit 2; }
 [ -x "$bin/xsched" ] && [ -f "$bin/libshimcuda.so" ] || {
     echo "h200.sh: $bin has no xsched and libshimcuda.so: set BIN" >&2
     exit 2
@@ -59,7 +61,7 @@ for section; do
     headline) dual headline --cuda-graph --rate 100 --low-batch 256 --rounds 3 --duration 6 ;;
     kernels) dual kernels --high-model kernels:20x50 --low-model spin:10000 --rate 100 --rounds 3 --duration 6 ;;
     two-low) dual two-low --cuda-graph --rate 100 --low-batch 256 --low-copies 2 --rounds 3 --duration 6 ;;
-    document) dual document --rounds 3 --duration 20 ;;
+    document) dual document --rounds 3 --duration 17 ;;
     intensive) dual intensive --rate 20 --low-batch 1024 --rounds 3 --duration 10 ;;
     launch) bench launch overhead --device cuda --launch ;;
     overhead-8) bench overhead-8 overhead --device cuda --model resnet50 --batch 8 ;;
@@ -74,7 +76,11 @@ for section; do
         timeout 470 python3 "$here/threads.py" "$bin" "$out/threads" || failed=1
         ;;
     conformance) bench conformance conformance --jobs 12 ;;
-    systematic) bench systematic systematic --device cuda ;;
+    systematic) bench systematic systematic --device cuda --rounds 2 --tasks 100 ;;
+    multi-tenant | realtime-batch)
+        bench $section $section --device cuda --rounds 2 --duration 10s --standalone 5s --peer mps
+        ;;
+    partition) bench partition partition --device cuda --rounds 2 --duration 8s --standalone 4s --peer none ;;
     preempt-[123]) bench $section preempt-latency --device cuda --level ${section#preempt-} --kernel-us 500 ;;
     preempt-3-long) bench $section preempt-latency --device cuda --level 3 --kernel-us 10000 ;;
     *)
