@@ -174,9 +174,10 @@ impl<Q: HwQueue> XQueue<Q> {
         Ok(self.core.hw.launch(command)?)
     }
 
-    /// Waits until everything launched so far has completed; the first failure is the result.
+    /// Waits until everything launched so far has completed; the first failure is the result. A hw queue
+    /// that is about to end is not asked any more.
     pub fn synchronize(&self) -> Result<(), Error> {
-        Ok(self.core.synchronize()?)
+        self.core.synchronize()
     }
 
     /// To be called before the application synchronizes the whole hw queue by itself.
@@ -377,12 +378,15 @@ impl<Q: HwQueue> Core<Q> {
         }
     }
 
-    pub(crate) fn synchronize(&self) -> Result<(), HwError> {
+    pub(crate) fn synchronize(&self) -> Result<(), Error> {
+        if self.closed.load(Ordering::SeqCst) {
+            return Err(Error::Ended);
+        }
         let point = self.admission.slot.block.drain_point();
         let result = self.hw.synchronize();
         // A failed command is over, too.
         self.end_synchronize(point);
-        result
+        Ok(result?)
     }
 
     fn end_synchronize(&self, point: Option<DrainPoint>) {

@@ -182,6 +182,7 @@ fn a_queue_that_has_ended_takes_nothing_though_its_thread_never_ran() {
     let (queue, link) = queue();
     queue.retire();
     assert_eq!(queue.submit(Box::new(|| ())), Err(Error::Ended));
+    assert_eq!(queue.synchronize(), Err(Error::Ended));
     assert_eq!(link.released.load(SeqCst), 1);
 }
 

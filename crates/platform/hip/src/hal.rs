@@ -387,7 +387,7 @@ entries! {
         if flags & !(SUSPEND_SYNC | SUSPEND_WAIT_ALL | SUSPEND_WAIT_IDLE) != 0 {
             return Err(Refusal::NotSupported);
         }
-        let suspend = |queue: &XQueue<Stream>| {
+        let suspend = |queue: &XQueue<Stream>| -> Result<(), Refusal> {
             if queue.is_suspended() {
                 return Ok(());
             }
@@ -396,13 +396,18 @@ entries! {
                 SUSPEND_WAIT_ALL => queue.wait_all(),
                 _ => wait_idle(queue),
             };
-            if flags & SUSPEND_SYNC != 0 {
-                return waited.and(queue.suspend_and_wait());
-            }
-            queue.suspend();
-            waited
+            let waited = match flags & SUSPEND_SYNC {
+                0 => {
+                    queue.suspend();
+                    waited
+                }
+                _ => waited.and(queue.suspend_and_wait()),
+            };
+            // Destroyed meanwhile: nobody could resume it.
+            over(xq).inspect_err(|_| queue.resume())?;
+            Ok(waited?)
         };
-        Ok(with(over(xq)?.stream, suspend)??)
+        with(over(xq)?.stream, suspend)?
     }
     /// Undoes that. With flag 1 without the commands that were submitted and not launched: they count as
     /// completed. Commands that the stream has already execute; nothing takes them out.
