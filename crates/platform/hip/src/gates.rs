@@ -21,7 +21,10 @@ use rustix::{
     time::Timespec,
 };
 use xsched_shim::{process::PerProcess, state::guarded};
-use xsched_wire::ControlBlock;
+use xsched_wire::{
+    ControlBlock,
+    block::{GATE_BYPASS, GATE_OPEN},
+};
 
 use crate::{kfd, runtime, sys::*};
 
@@ -48,8 +51,9 @@ impl Signal {
     fn mirror(&self) -> Option<(&'static ControlBlock, u32)> {
         let block = self.block();
         let block = (*block)?;
+        // Read once: what is slept on must be what was written.
         let gate = block.gate();
-        self.write(u32::from(block.is_open()));
+        self.write(u32::from(is_open(gate)));
         Some((block, gate))
     }
 
@@ -87,6 +91,10 @@ pub(crate) fn make(device: i32) -> Result<Arc<Signal>, String> {
     Ok(Arc::new(signal))
 }
 
+fn is_open(gate: u32) -> bool {
+    gate & (GATE_OPEN | GATE_BYPASS) != 0
+}
+
 /// What we failed at is not the application's error.
 fn forget_error(error: hipError_t) {
     if error != HIP_SUCCESS {
@@ -105,8 +113,11 @@ pub(crate) fn stand(signal: &Arc<Signal>, block: &'static ControlBlock) -> Resul
             .add(signal)
             .map_err(|error| format!("cannot start the thread that opens gates: {error}"))?;
     }
-    // A gate that closed just now holds what comes behind this, however late the thread wakes.
-    signal.mirror();
+    // A gate that closed just now holds what comes behind this, however late the thread wakes. If the thread
+    // read it before it closed and goes to sleep after it has opened again, it would not look.
+    if signal.mirror().is_some_and(|(_, gate)| !is_open(gate)) {
+        KEEPER.get().wake();
+    }
     Ok(signal.word as Opaque)
 }
 
