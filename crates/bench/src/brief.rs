@@ -6,11 +6,10 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::manifest::Manifest;
+use crate::manifest::{self, Manifest};
 use crate::store::Store;
 use crate::{Context, UsageError};
 
-const MANIFEST: &str = "manifest.json";
 const TEXT: &str = "result.txt";
 
 /// A record that is being written.
@@ -25,7 +24,7 @@ impl Brief {
     pub(crate) fn begin(store: Store, manifest: &Manifest) -> anyhow::Result<Brief> {
         let file = document(&manifest.scenario);
         store.forget(&[&file])?;
-        store.write_json(MANIFEST, manifest)?;
+        store.write_json(manifest::FILE, manifest)?;
         let command = manifest.command.join(" ");
         let none = format!("`{command}` ended before it had a figure: run it again\n");
         store.write_text(TEXT, &none)?;
@@ -80,7 +79,7 @@ pub(crate) fn read(dir: &Path) -> anyhow::Result<Option<Written>> {
     let Ok(text) = fs::read_to_string(dir.join(TEXT)) else {
         return Ok(None);
     };
-    let path = dir.join(MANIFEST);
+    let path = dir.join(manifest::FILE);
     let unreadable = || UsageError(format!("{}: no record of a run", path.display()));
     let manifest = fs::read_to_string(&path).map_err(|_| unreadable())?;
     let manifest: Manifest = serde_json::from_str(&manifest).map_err(|_| unreadable())?;

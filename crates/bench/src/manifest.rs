@@ -8,7 +8,10 @@ use std::path::Path;
 use jiff::Zoned;
 use serde::{Deserialize, Serialize};
 
-/// `manifest.json`.
+/// The file of a run's manifest.
+pub const FILE: &str = "manifest.json";
+
+/// [`FILE`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
     /// Name of the scenario.

@@ -11,7 +11,7 @@ use super::options::MixOptions;
 use super::peers::Peer;
 use super::{Arrival, Mix, Task};
 use crate::console::Console;
-use crate::manifest::{Manifest, stamp, timestamp, without_folders};
+use crate::manifest::{self, Manifest, stamp, timestamp, without_folders};
 use crate::phase::{Failure, Measurement};
 use crate::report::{RunReport, html, summary};
 use crate::run::{self, Contender, Kind, Phase, Run, TaskResult};
@@ -21,7 +21,6 @@ use crate::store::{Store, json_text};
 use crate::task;
 use crate::{Context, Outcome, UsageError};
 
-const MANIFEST: &str = "manifest.json";
 pub(super) const REPORT: &str = "report.md";
 const SUMMARY: &str = "summary.csv";
 
@@ -140,7 +139,7 @@ impl Runner {
             .forget(&[run::FILE, REPORT, SUMMARY, html::FILE])?;
         // Until it has ended: the last word of a run that was killed.
         self.run.failure = Some(run::Failure::unfinished("measuring"));
-        self.session.keep(MANIFEST, &self.run.manifest)?;
+        self.session.keep(manifest::FILE, &self.run.manifest)?;
         let stopped = match self.measure() {
             Ok(()) => None,
             Err(Stop::Phase(failed)) => Some(failed),

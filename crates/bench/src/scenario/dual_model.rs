@@ -13,7 +13,7 @@ use super::Scenario;
 use super::options::Only;
 use crate::console::Console;
 use crate::daemon::DEFAULT_POLICY;
-use crate::manifest::{Manifest, stamp, timestamp};
+use crate::manifest::{self, Manifest, stamp, timestamp};
 use crate::phase::{Failure, Measurement};
 use crate::report::{self, FailureNote, Record, html};
 use crate::results::{
@@ -32,7 +32,6 @@ use load::{DOCUMENT_LOW_BATCH, DefaultRate, MOST_ROUNDS, Options, Profile};
 
 const TEST_NAME: &str = "phase4_dual_model";
 
-const MANIFEST: &str = "manifest.json";
 const STANDALONE: &str = "standalone_result.json";
 const BASELINE: &str = "baseline_result.json";
 const SCHEDULED: &str = "xsched_result.json";
@@ -162,7 +161,7 @@ impl<'a> Experiment<'a> {
 
     fn run(mut self) -> anyhow::Result<Outcome> {
         self.forget_earlier_run()?;
-        self.session.keep(MANIFEST, &self.record.manifest)?;
+        self.session.keep(manifest::FILE, &self.record.manifest)?;
         self.session.keep(run::FILE, &self.run)?;
         let stopped = match self.measure() {
             Ok(()) => None,
@@ -225,7 +224,7 @@ impl<'a> Experiment<'a> {
     fn forget_earlier_run(&self) -> anyhow::Result<()> {
         self.session
             .store
-            .forget(&[MANIFEST, REPORT, run::FILE, html::FILE])?;
+            .forget(&[manifest::FILE, REPORT, run::FILE, html::FILE])?;
         for (phase, result, ..) in self.phases().into_iter().filter(|phase| phase.2) {
             self.session.store.forget(&[result])?;
             self.session.forget_samples(phase)?;

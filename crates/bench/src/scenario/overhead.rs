@@ -341,7 +341,7 @@ fn measure(options: &Options, context: &mut Context) -> anyhow::Result<Outcome> 
     for number in 0..options.pairs {
         pairs.push(bench.pair(number)?);
         bench.daemon.check()?;
-        if pairs.len() >= MIN_DIFFERENCES {
+        if (MIN_DIFFERENCES..options.pairs as usize).contains(&pairs.len()) {
             let result = compare(options, &pairs, manifest.clone())?;
             let progress = format!("{} of {} pairs", pairs.len(), options.pairs);
             brief.so_far(&progress, &result, |file| result.text(file))?;
