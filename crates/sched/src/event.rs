@@ -24,7 +24,7 @@ pub enum Event {
         /// Which.
         device: DeviceId,
         /// It has a time slicer that takes slices ([`HwShare::Slice`]), but starves groups of [`HwShare::Background`]
-        /// that execute at the same time, so a policy lets one of them execute at a time.
+        /// of two processes with work at the same time.
         one_background: bool,
     },
     /// A queue was destroyed.
@@ -132,7 +132,7 @@ pub enum HwShare {
     Normal,
     /// As little as the hardware can give while a normal one is busy.
     Background,
-    /// In turn with the others, for so many µs at a time: at least 500, or they would starve each other.
+    /// In turn with the others, for so many µs at a time: at least 200, or they would starve each other.
     Slice(u32),
 }
 

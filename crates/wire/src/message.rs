@@ -35,7 +35,7 @@ pub enum Share {
     Normal,
     /// Gives way to `Normal` ones.
     Background,
-    /// In turn with the others, for so many µs at a time, 500 at least.
+    /// In turn with the others, for so many µs at a time, 200 at least.
     Slice(u32),
 }
 
@@ -59,7 +59,7 @@ pub struct Attributes {
     pub level: Level,
     /// Highest level that the hw queue supports.
     pub max_level: Level,
-    /// The hardware lets background queues of two programs starve each other: one at a time.
+    /// The hardware takes slices, but lets [`Share::Background`] queues of two programs starve each other.
     pub one_background: bool,
     /// Why no higher level is in force, if somebody might expect one.
     pub reason: Option<String>,

@@ -34,11 +34,11 @@ const GET_TIMESLICE: u32 = 0xa06c_0104;
 /// `NV2080_ENGINE_TYPE_GRAPHICS`, which computes as well.
 const ENGINE_COMPUTE: u32 = 1;
 
-/// The slice of a background process. Shorter ones gain 2 % more for the others, but from 10 µs
-/// down two busy background processes spend every slice on the switch and starve for good.
+/// The slice of a program that is alone in the background. Shorter ones gain 2 % more for the others. Two busy programs
+/// with such slices spend every one on the switch and starve for good.
 const BACKGROUND_US: u64 = 50;
-/// The least slice of programs that divide a device by their slices: shorter ones go into the switches.
-const SHORTEST_SHARED_US: u64 = 500;
+/// The least slice of programs that have company: the shortest with which they were seen to progress is 100 µs.
+const SHORTEST_SHARED_US: u64 = 200;
 /// What the driver sets when it was not seen to set anything.
 const DEFAULT_US: u64 = 2048;
 
@@ -161,18 +161,16 @@ struct Wish {
 /// Names a stream among all that the process ever had.
 pub(crate) type StreamId = u64;
 
-/// What a device gets by the wishes for its streams: the slice, µs, or none for the driver's own. If all are slices, the
-/// longest; what else they do not agree on is normal.
+/// What a device gets by the wishes for its streams: the longest slice, µs, or none for the driver's own, which one
+/// normal stream is enough for.
 fn agreed(wishes: &[Wish], device: CUdevice) -> Option<u64> {
-    let own = || wishes.iter().filter(|wish| wish.device == device);
-    if own().next().is_some() && own().all(|wish| wish.share == Share::Background) {
-        return Some(BACKGROUND_US);
-    }
+    let own = wishes.iter().filter(|wish| wish.device == device);
     let slice = |wish: &Wish| match wish.share {
+        Share::Normal => None,
+        Share::Background => Some(BACKGROUND_US),
         Share::Slice(micros) => Some(u64::from(micros).max(SHORTEST_SHARED_US)),
-        _ => None,
     };
-    let slices: Option<Vec<u64>> = own().map(slice).collect();
+    let slices: Option<Vec<u64>> = own.map(slice).collect();
     slices?.into_iter().max()
 }
 
@@ -451,7 +449,8 @@ mod tests {
         check(&[(1, Background)], None);
         check(&[(0, Slice(1_500)), (0, Slice(600))], Some(1_500));
         check(&[(0, Slice(10))], Some(SHORTEST_SHARED_US));
-        check(&[(0, Slice(1_500)), (0, Background)], None);
+        check(&[(0, Slice(1_500)), (0, Background)], Some(1_500));
+        check(&[(0, Slice(1_500)), (0, Normal)], None);
     }
 
     #[test]

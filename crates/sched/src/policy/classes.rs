@@ -1,8 +1,8 @@
 //! The highest class executes: what every policy that ranks groups by a number has in common.
 //!
 //! On each device the groups of the highest class with work execute together, up to [`TOGETHER`] of them (more take
-//! turns); where the hardware starves two background groups, one at a time. A turn that a higher class interrupts goes on
-//! afterwards. An idle group of the highest class registered finds its gate open; of the others those that were active
+//! turns); below the highest class registered one at a time where the hardware takes slices. A turn that a higher class
+//! interrupts goes on afterwards. An idle group of the highest class registered finds its gate open; of the others those that were active
 //! last, while nobody above them has work.
 
 use super::{Decision, GroupView, Snapshot, standing::Standing};
@@ -25,10 +25,9 @@ const TURN: Nanos = 50_000_000;
 const ROUND: Nanos = 75_000_000;
 const SHORTEST_TURN: Nanos = 10_000_000;
 
-/// After the turn of a background group that still has work nobody's begins for so long: what it has in flight comes to
-/// its gate, as far apart as gates stand with slices. Two with background slices would starve each other before either
-/// does, and with a normal one it would be in the way of the class above.
-const HANDOVER: Nanos = 2_000_000;
+/// The slice of background programs where there are several, µs. Whoever is closed still has on the device what stands
+/// before its next gate, and two with slices of 50 µs spend them on the switches for good; with 100 they do not.
+const CROWDED_SLICE: u32 = 200;
 
 /// All groups by device and class. Larger classes go first.
 #[derive(Clone, Debug)]
@@ -61,8 +60,11 @@ struct Device {
     /// A class that has no work just now but will soon, and until when that is believed.
     lingers: Option<(i32, Nanos, GroupId)>,
     standing: Standing,
-    /// The highest class registered when shares were last given.
+    /// The highest class registered when shares were last given, and whether several programs were below it.
     top: Option<i32>,
+    crowded: bool,
+    /// Members came or went since.
+    regrouped: bool,
     /// What was last applied to the standing gates: classes from here on may run, if at all.
     standing_from: Option<i32>,
 }
@@ -74,8 +76,6 @@ struct Turn {
     last: Option<GroupId>,
     /// When it is the next ones'.
     ends: Nanos,
-    /// Nobody's: this group's commands in flight run out.
-    handover: Option<GroupId>,
     /// Since when a higher class executes.
     interrupted: Nanos,
 }
@@ -138,7 +138,7 @@ impl Classes {
         );
         if of != was {
             of.inspect(|of| device.leave(*of, id));
-            was.inspect(|was| put(&mut device.members, *was, id));
+            was.inspect(|was| device.join(*was, id));
             decision.share(id, device.fair_share(was, self.top_is_special));
         }
         let Some(entry) = entry else {
@@ -234,13 +234,12 @@ impl Classes {
         {
             decision.ask_again(until);
         }
-        device.follow_top(self.top_is_special, decision);
+        device.follow_members(self.top_is_special, snapshot, decision);
         let floor = demand.max(at_least);
         let top = device.top;
         let one_at_a_time = snapshot.one_background && floor < top;
         let most = if one_at_a_time { 1 } else { TOGETHER };
         let before = std::mem::take(&mut device.runs);
-        let mut handing_over = false;
         let executes = device.ready.last_key_value();
         let executes = executes.filter(|(class, _)| Some(**class) >= floor);
         let class = executes.map(|(class, _)| *class);
@@ -255,10 +254,9 @@ impl Classes {
             if device.executes != Some(class) {
                 turn.ends += now - turn.interrupted;
             }
-            turn.pass(now, ready, most, one_at_a_time);
-            handing_over = turn.handover.is_some();
+            turn.pass(now, ready, most);
             device.runs.extend(&turn.holders);
-            if handing_over || ready.len() > most {
+            if ready.len() > most {
                 decision.ask_again(turn.ends);
             }
         }
@@ -270,21 +268,8 @@ impl Classes {
         }
         for &id in &device.runs {
             decision.run(id, true);
-            let class = self.entries[id.index()].map(|entry| entry.class);
-            decision.share(id, device.fair_share(class, self.top_is_special));
         }
-        if one_at_a_time {
-            // Whoever became ready at an open gate behind the one whose turn it is has commands on the device: they run
-            // out with a normal share.
-            let late = |group: &&GroupView| group.wants() && group.open && group.since == now;
-            for group in snapshot.changed().filter(late) {
-                let class = self.entries[group.id.index()].map(|entry| entry.class);
-                if class < top && !device.runs.contains(&group.id) {
-                    decision.share(group.id, HwShare::Normal);
-                }
-            }
-        }
-        let background_busy = one_at_a_time && (handing_over || !device.runs.is_empty());
+        let background_busy = one_at_a_time && !device.runs.is_empty();
         // The standing gates: open if they could run at once.
         let from = if background_busy {
             i32::MAX
@@ -304,19 +289,12 @@ impl Classes {
 
 impl Turn {
     /// Says whose turn it is of those that are ready, if at most so many may execute at once.
-    fn pass(&mut self, now: Nanos, ready: &BTreeSet<GroupId>, most: usize, one_at_a_time: bool) {
+    fn pass(&mut self, now: Nanos, ready: &BTreeSet<GroupId>, most: usize) {
         if ready.len() <= most {
             self.holders.clear();
             self.holders.extend(ready);
             self.last = self.holders.last().copied();
             self.ends = now + TURN;
-            self.handover = None;
-            return;
-        }
-        self.handover = self
-            .handover
-            .filter(|id| ready.contains(id) && now < self.ends);
-        if self.handover.is_some() {
             return;
         }
         self.holders.retain(|id| ready.contains(id));
@@ -326,13 +304,7 @@ impl Turn {
             self.last = self.holders.last().copied();
         }
         if now >= self.ends {
-            let holder = self.holders.pop().filter(|_| one_at_a_time);
             self.holders.clear();
-            if holder.is_some() {
-                self.handover = holder;
-                self.ends = now + HANDOVER;
-                return;
-            }
         }
         if self.holders.is_empty() {
             let rounds = ready.len().div_ceil(most) - 1;
@@ -354,8 +326,15 @@ impl Turn {
 }
 
 impl Device {
+    /// A group is of the class from now on.
+    fn join(&mut self, class: i32, id: GroupId) {
+        self.regrouped = true;
+        put(&mut self.members, class, id);
+    }
+
     /// A group is no longer of the class.
     fn leave(&mut self, class: i32, id: GroupId) {
+        self.regrouped = true;
         take(&mut self.members, class, id);
         if !self.members.contains_key(&class) {
             self.turns.remove(&class);
@@ -365,21 +344,35 @@ impl Device {
     /// By what is registered, not by what is ready: changing a share is slow, arrivals are frequent. A group that must not
     /// run has no class.
     fn fair_share(&self, class: Option<i32>, top_is_special: bool) -> HwShare {
-        if class < self.top && top_is_special {
-            HwShare::Background
-        } else {
-            HwShare::Normal
+        match (class < self.top && top_is_special, self.crowded) {
+            (false, _) => HwShare::Normal,
+            (true, false) => HwShare::Background,
+            (true, true) => HwShare::Slice(CROWDED_SLICE),
         }
     }
 
-    /// When another class is the highest registered: its idle groups stand open, and shares change.
-    fn follow_top(&mut self, top_is_special: bool, decision: &mut Decision) {
-        let top = self.members.last_key_value().map(|(top, _)| *top);
-        if self.top == top {
+    /// When another class is the highest registered, its idle groups stand open, and shares change; they also do when
+    /// the first program below it gets company, or loses it.
+    fn follow_members(
+        &mut self,
+        top_is_special: bool,
+        snapshot: &Snapshot<'_>,
+        decision: &mut Decision,
+    ) {
+        if !std::mem::take(&mut self.regrouped) {
             return;
         }
-        self.top = top;
-        self.standing_from = None;
+        let top = self.members.last_key_value().map(|(top, _)| *top);
+        let crowded = snapshot.one_background && self.has_several_below(top, snapshot);
+        let before = (self.top, self.crowded);
+        if before == (top, crowded) {
+            return;
+        }
+        (self.top, self.crowded) = (top, crowded);
+        let is_another = before.0 != top;
+        if is_another {
+            self.standing_from = None;
+        }
         if !top_is_special {
             return;
         }
@@ -387,11 +380,22 @@ impl Device {
             let ready = self.ready.get(&class);
             for &id in members {
                 decision.share(id, self.fair_share(Some(class), true));
-                if ready.is_none_or(|ready| !ready.contains(&id)) {
+                if is_another && ready.is_none_or(|ready| !ready.contains(&id)) {
                     decision.run(id, Some(class) == top);
                 }
             }
         }
+    }
+
+    /// Whether more than one program has groups below a class. The hardware's slices are of programs.
+    fn has_several_below(&self, top: Option<i32>, snapshot: &Snapshot<'_>) -> bool {
+        let Some(top) = top else {
+            return false;
+        };
+        let below = self.members.range(..top).flat_map(|(_, ids)| ids);
+        let mut programs = below.map(|&id| snapshot.group(id).process);
+        let first = programs.next();
+        programs.any(|program| Some(program) != first)
     }
 }
 

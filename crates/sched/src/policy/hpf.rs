@@ -3,8 +3,8 @@
 //! For: programs of different urgency on one device.
 //! Hints: priority.
 //! Guarantee: a group executes only while no group of a higher priority on its device is ready. Up to 16 groups of one
-//! priority execute together and more take turns; where the hardware lets only one background group execute, those take
-//! turns. A group of the highest priority registered finds its gate open.
+//! priority execute together and more take turns; where the hardware takes slices, those below the highest priority take
+//! turns by themselves. A group of the highest priority registered finds its gate open.
 //! Not for: dividing a device among equals, or deadlines.
 
 use super::{About, Decision, GroupView, Policy, Snapshot, classes::Classes};
@@ -54,6 +54,11 @@ impl Policy for Hpf {
 #[cfg(test)]
 mod tests {
     use super::{super::testing::World, *};
+    use crate::{
+        HwShare::{self, Background, Normal, Slice},
+        ids::ProcessId,
+    };
+    use xsched_hint::{Hint, Priority};
 
     const US: Nanos = 1_000;
     const MS: Nanos = 1_000 * US;
@@ -78,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn one_background_group_at_a_time_where_the_hardware_starves_two() {
+    fn one_background_group_at_a_time_where_the_hardware_takes_slices() {
         let groups = [(100, false), (-100, true), (-100, true), (-100, false)];
         let mut world = World::new(Hpf::default(), &groups);
         world.one_background = true;
@@ -91,29 +96,15 @@ mod tests {
         };
         check(MS, &[], (&[true, true, false, false], Some(51 * MS)));
         check(50 * MS, &[], (&[true, true, false, false], Some(51 * MS)));
-        // What the first has in flight runs out before the other begins.
-        check(51 * MS, &[], (&[true, false, false, false], Some(53 * MS)));
-        check(52 * MS, &[], (&[true, false, false, false], Some(53 * MS)));
-        check(53 * MS, &[], (&[true, false, true, false], Some(103 * MS)));
-        // An urgent one does not end its turn, nor a pause between two.
+        check(51 * MS, &[], (&[true, false, true, false], Some(101 * MS)));
+        // An urgent one does not end its turn.
         check(60 * MS, &[(0, true)], (&[true, false, false, false], None));
         check(
             70 * MS,
             &[(0, false)],
-            (&[true, false, true, false], Some(113 * MS)),
+            (&[true, false, true, false], Some(111 * MS)),
         );
-        check(
-            113 * MS,
-            &[],
-            (&[true, false, false, false], Some(115 * MS)),
-        );
-        check(114 * MS, &[(0, true)], (&[true, false, false, false], None));
-        check(
-            124 * MS,
-            &[(0, false)],
-            (&[true, false, false, false], Some(125 * MS)),
-        );
-        check(125 * MS, &[], (&[true, true, false, false], Some(175 * MS)));
+        check(111 * MS, &[], (&[true, true, false, false], Some(161 * MS)));
         // Alone it runs on, and an idle one waits behind it; nobody busy, all stand open.
         check(126 * MS, &[(2, false)], (&[true, true, false, false], None));
         check(127 * MS, &[(1, false)], (&[true; 4], None));
@@ -123,7 +114,7 @@ mod tests {
             &[(0, true), (1, true), (2, true)],
             (&[true, false, false, false], None),
         );
-        // One that ends its work needs no pause, and three have shorter turns.
+        // Three have shorter turns, and whoever ends its work passes on at once.
         check(
             129 * MS,
             &[(0, false)],
@@ -135,13 +126,8 @@ mod tests {
             &[(1, true), (3, true)],
             (&[true, false, true, false], Some(180 * MS)),
         );
-        check(
-            180 * MS,
-            &[],
-            (&[true, false, false, false], Some(182 * MS)),
-        );
-        let third = (&[true, false, false, true][..], Some(219_500 * US));
-        check(182 * MS, &[], third);
+        let third = (&[true, false, false, true][..], Some(217_500 * US));
+        check(180 * MS, &[], third);
         check(
             183 * MS,
             &[(1, false), (2, false)],
@@ -151,6 +137,43 @@ mod tests {
         let mut world = World::new(Hpf::default(), &[(0, true), (0, true)]);
         world.one_background = true;
         assert_eq!(world.decide(MS), (vec![true, true], None));
+    }
+
+    #[test]
+    fn background_programs_have_slices_that_cannot_starve_each_other() {
+        let groups = [(100, true), (-1, true), (-2, true), (-2, false)];
+        let mut world = World::new(Hpf::default(), &groups);
+        world.one_background = true;
+        let mut check = |now, priorities: &[(u32, i32)], expect: [HwShare; 4]| {
+            for &(group, priority) in priorities {
+                let priority = Priority::new(priority).unwrap();
+                world.change(group, |view| view.hints.set(Hint::Priority(priority)));
+            }
+            world.decide(now);
+            assert_eq!([0, 1, 2, 3].map(|group| world.share(group)), expect);
+        };
+        check(MS, &[], [Normal, Slice(200), Slice(200), Slice(200)]);
+        // One alone in the background has the shortest slice.
+        let two = [(1, 100), (2, 100)];
+        check(2 * MS, &two, [Normal, Normal, Normal, Background]);
+        check(3 * MS, &[(1, 0)], [Normal, Slice(200), Normal, Slice(200)]);
+        let one = [(0, 0), (2, 0)];
+        check(4 * MS, &one, [Normal, Normal, Normal, Background]);
+        // Elsewhere nobody is starved.
+        let mut world = World::new(Hpf::default(), &groups);
+        world.decide(MS);
+        assert_eq!(
+            [0, 1, 2, 3].map(|group| world.share(group)),
+            [Normal, Background, Background, Background]
+        );
+        // Groups of one program share its slice.
+        let mut world = World::new(Hpf::default(), &groups);
+        world.one_background = true;
+        for group in 1..4 {
+            world.change(group, |view| view.process = ProcessId(1));
+        }
+        world.decide(MS);
+        assert_eq!([1, 2, 3].map(|group| world.share(group)), [Background; 3]);
     }
 
     #[test]

@@ -123,8 +123,7 @@ pub struct UnknownPolicy(pub String);
 pub struct Snapshot<'a> {
     /// Which.
     pub device: DeviceId,
-    /// Its time slicer takes slices, but at most one group of [`HwShare::Background`] may execute there at a time, or
-    /// they starve each other.
+    /// Its time slicer takes slices, but groups of [`HwShare::Background`] of two processes starve each other there.
     pub one_background: bool,
     /// The groups of this device that came, or whose work or hints changed, or that were served by the guard, since the
     /// last decision; all of them after a change of policy. May repeat. For those that went see [`Policy::forget`].
