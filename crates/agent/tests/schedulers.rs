@@ -165,7 +165,7 @@ fn sixteen_threads_with_priorities_of_their_own() {
     until("the scheduler is in charge", || {
         queues.iter().all(|queue| !queue.slot().block.is_bypassed())
     });
-    // A piece of the starvation guard comes in between where the others have waited for 80 ms, which on a busy machine
+    // A piece of the starvation guard comes in between where the others have waited for long, which on a busy machine
     // they may have: then once more.
     let tries = (0..20).map(|_| out_of_order(&queues));
     let orders: Vec<usize> = tries.take_while(|&count| count > 3).collect();

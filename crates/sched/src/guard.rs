@@ -1,16 +1,18 @@
 //! The starvation guard of one device: a minimal share for every ready group that the policy does not run.
 //!
-//! A group that has waited for `wait` is due a *piece*: it has the device to itself for at most 5 ms. Those that are due
-//! are served in the order in which they became so, and from the start of one piece to the next so much time passes that
-//! all pieces together never take more than the cap (25 %). What the policy gives a group pays for its waiting at the same
-//! rate (5 ms for `wait`), so one that runs regularly never becomes due. One that the policy runs for the moment, but that
-//! is due all the same, has its piece like the others: theirs would close it, in each of its moments if they come in step.
+//! A group that has waited for `patience` is due a *piece*: it has the device to itself for at most 5 ms, and is due the
+//! next after another `wait`. Those that are due are served in the order in which they became so, and from the start of one
+//! piece to the next so much time passes that all pieces together never take more than the cap (25 %). What the policy
+//! gives a group pays for its waiting at the same rate (5 ms for `wait`), so one that runs regularly never becomes due: an
+//! urgent request of a quarter of a second is left alone where the others have the device between two. One that the policy
+//! runs for the moment, but that is due all the same, has its piece like the others: theirs would close it, in each of its
+//! moments if they come in step.
 //!
-//! Why that keeps the promise of min(min_share, ¾ cap ÷ n) over any window in which at most n groups wait: a *rotation*
+//! Why that keeps the promise of min(min_share, ½ cap ÷ n) over any window in which at most n groups wait: a *rotation*
 //! is a tenth of the window, and pieces are so small that serving all n groups once, within the cap, takes no longer.
-//! A group's pieces are 0.85 rotations apart (`wait` and the piece), or one rotation where the cap binds; the first may
-//! come up to one rotation late. A window so holds ten pieces, or nine where the cap binds, and the policy's own service
-//! puts off at most one. A piece is a tenth of the window's promise or, where the cap binds, more than an eighth, so that
+//! Whatever a group had before, its first piece comes in a window after 2.67 rotations (`patience`), the others 0.72 apart
+//! (`wait` and the piece), or one where the cap binds; the first may come up to one rotation late. A window so holds ten
+//! pieces, or six where the cap binds. A piece is a tenth of the window's promise or, where the cap binds, a fifth, so that
 //! some milliseconds are in hand for late timers.
 
 use crate::ids::{GroupId, Nanos};
@@ -27,7 +29,8 @@ pub(crate) struct Rules {
     cap: f64,
     rotation: f64,
     longest_piece: Nanos,
-    /// How long a group waits before it is due a piece.
+    /// How long a group waits before it is due its first piece, and from one to the next.
+    patience: Nanos,
     wait: Nanos,
     /// So many ns of waiting does 1 ns of service pay for.
     worth: u64,
@@ -46,12 +49,13 @@ impl Rules {
         let rotation = (window as f64 / 10.0).min(piece as f64 / min_share);
         let longest_piece =
             ((min_share * rotation) as Nanos).clamp(SHORTEST_PIECE.min(piece), piece);
-        let wait = (0.8 * rotation) as Nanos;
+        let wait = (0.67 * rotation) as Nanos;
         Some(Rules {
             min_share,
             cap,
             rotation,
             longest_piece,
+            patience: wait + (2.0 * rotation) as Nanos,
             wait,
             worth: wait.div_ceil(longest_piece),
         })
@@ -59,7 +63,7 @@ impl Rules {
 
     /// The share of the device that each of so many waiting groups is promised.
     pub(crate) fn promise(&self, waiting: usize) -> f64 {
-        self.min_share.min(0.75 * self.cap / waiting.max(1) as f64)
+        self.min_share.min(0.5 * self.cap / waiting.max(1) as f64)
     }
 
     /// The waiting of a group that does not wait now which nothing has paid for.
@@ -163,21 +167,21 @@ impl Guard {
     pub(crate) fn start_waiting(&mut self, times: Times, credit: &mut Credit) {
         let Some(rules) = self.rules else { return };
         credit.waited = rules.unpaid(times, credit);
-        credit.due = (times.now + rules.wait).saturating_sub(credit.waited);
+        credit.due = (times.now + rules.patience).saturating_sub(credit.waited);
         self.earliest_due = self.earliest_due.min(credit.due);
     }
 
     /// When a group that the policy runs would have become due, if it waited: not after now.
     pub(crate) fn due_since(&self, times: Times, credit: &Credit) -> Option<Nanos> {
         let rules = self.rules?;
-        let due = (times.now + rules.wait).saturating_sub(rules.unpaid(times, credit));
+        let due = (times.now + rules.patience).saturating_sub(rules.unpaid(times, credit));
         (due <= times.now).then_some(due)
     }
 
     /// A group no longer waits: the policy runs it, or it has no work.
     pub(crate) fn stop_waiting(&mut self, times: Times, credit: &mut Credit) {
         let Some(rules) = self.rules else { return };
-        credit.waited = (times.now + rules.wait).saturating_sub(credit.due);
+        credit.waited = (times.now + rules.patience).saturating_sub(credit.due);
         credit.then = times;
     }
 
@@ -260,11 +264,12 @@ mod tests {
     #[test]
     fn pieces_shrink_as_more_groups_wait() {
         check_rules(0.05, 1, 0.05, 5 * MS);
-        check_rules(0.05, 3, 0.05, 5 * MS);
-        check_rules(0.05, 5, 0.0375, 5 * MS);
-        check_rules(0.05, 10, 0.01875, 2_500_000);
-        check_rules(0.05, 1_000, 0.0001875, SHORTEST_PIECE);
-        check_rules(0.9, 1, 0.1875, 5 * MS);
+        check_rules(0.05, 2, 0.05, 5 * MS);
+        check_rules(0.05, 4, 0.03125, 5 * MS);
+        check_rules(0.05, 5, 0.025, 5 * MS);
+        check_rules(0.05, 10, 0.0125, 2_500_000);
+        check_rules(0.05, 1_000, 0.000125, SHORTEST_PIECE);
+        check_rules(0.9, 1, 0.125, 5 * MS);
         check_rules(0.001, 1, 0.001, SHORTEST_PIECE);
     }
 
@@ -302,13 +307,14 @@ mod tests {
 
     #[test]
     fn service_pays_for_waiting() {
-        check_credit(&[], 80);
-        check_credit(&[(60, 0, 0)], 20);
-        check_credit(&[(60, 0, 15)], 35);
-        check_credit(&[(60, 2, 0)], 52);
-        check_credit(&[(60, 4, 0), (60, 4, 0), (70, 5, 0)], 80);
-        check_credit(&[(40, 1, 0), (40, 1, 0)], 32);
-        check_credit(&[(200, 0, 0)], -120);
-        check_credit(&[(200, 1, 0)], -104);
+        check_credit(&[], 267);
+        check_credit(&[(60, 0, 0)], 207);
+        check_credit(&[(60, 0, 15)], 222);
+        check_credit(&[(60, 2, 0)], 235);
+        check_credit(&[(250, 4, 0), (50, 4, 0), (60, 10, 0)], 159);
+        check_credit(&[(250, 20, 0)], 267);
+        check_credit(&[(140, 1, 0), (140, 1, 0)], 15);
+        check_credit(&[(400, 0, 0)], -133);
+        check_credit(&[(400, 1, 0)], -119);
     }
 }

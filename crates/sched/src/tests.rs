@@ -375,7 +375,7 @@ fn time_is_accounted() {
 fn the_guard_gives_pieces() {
     let mut host = check_with(
         Config::default(),
-        "new 1 high; new 2..3 low; ready 1..3; wait 79999",
+        "new 1 high; new 2..3 low; ready 1..3; wait 266999",
         &[1],
     );
     host.run("wait 1");
@@ -396,7 +396,7 @@ fn the_guard_gives_pieces() {
         (0.05, 0.05)
     );
     // Nobody waits so long, nobody is served.
-    let regular = "ready 1; wait 75000; idle 1; wait 5000;".repeat(50);
+    let regular = "ready 1; wait 250000; idle 1; wait 20000;".repeat(50);
     let host = check_with(
         Config::default(),
         &format!("new 1 high; new 2 low; ready 2; {regular}"),
@@ -404,40 +404,40 @@ fn the_guard_gives_pieces() {
     );
     assert_eq!(host.group(1).preemptions, 0);
     // Waiting of old times is not owed to a group that was parked meanwhile.
-    let old = "new 1 high; new 2 low; ready 1..2; wait 79000; idle 2; wait 200000; ready 2";
-    check_with(Config::default(), &format!("{old}; wait 79999"), &[1]);
-    check_with(Config::default(), &format!("{old}; wait 80000"), &[2]);
+    let old = "new 1 high; new 2 low; ready 1..2; wait 260000; idle 2; wait 300000; ready 2";
+    check_with(Config::default(), &format!("{old}; wait 266999"), &[1]);
+    check_with(Config::default(), &format!("{old}; wait 267000"), &[2]);
     // Off, held, not to run, stopped: nothing.
-    check("new 1 high; new 2 low; ready 1..2; wait 80000", &[1]);
+    check("new 1 high; new 2 low; ready 1..2; wait 267000", &[1]);
     check_with(
         Config::default(),
-        "new 1 high; new 2 low; ready 1..2; hold 2; wait 80000",
+        "new 1 high; new 2 low; ready 1..2; hold 2; wait 267000",
         &[1],
     );
     check_with(
         Config::default(),
-        "new 1 high; new 2 -256; ready 1..2; wait 80000",
+        "new 1 high; new 2 -256; ready 1..2; wait 267000",
         &[1],
     );
     check_with(
         Config::default(),
-        "new 1 high; new 2 low; ready 1..2; stop 2; wait 80000",
+        "new 1 high; new 2 low; ready 1..2; stop 2; wait 267000",
         &[1],
     );
     // What ends a piece early: its group goes, may not run, or is held; not that the policy runs it, too.
     for end in ["gone 2", "pprio 2 -256", "hold 2", "stop 2"] {
         check_with(
             Config::default(),
-            &format!("new 1 high; new 2 low; ready 1..2; wait 80000; {end}"),
+            &format!("new 1 high; new 2 low; ready 1..2; wait 267000; {end}"),
             &[1],
         );
     }
-    let both = "new 1 high; new 2 low; ready 1..2; wait 80000; pprio 2 high";
+    let both = "new 1 high; new 2 low; ready 1..2; wait 267000; pprio 2 high";
     check_with(Config::default(), both, &[2]);
     check_with(Config::default(), &format!("{both}; wait 5000"), &[1, 2]);
     check_with(
         Config::default(),
-        "new 1 high; new 2 low; ready 1..2; wait 80000; idle 1",
+        "new 1 high; new 2 low; ready 1..2; wait 267000; idle 1",
         &[1, 2],
     );
 }

@@ -228,24 +228,27 @@ fn check(background: usize, expect_together: std::ops::RangeInclusive<u64>, expe
 #[test]
 fn the_guard_takes_a_quarter_at_most() {
     // In thousandths.
-    check(1, 50..=60, 50);
-    check(2, 100..=120, 50);
-    check(4, 200..=240, 50);
-    check(5, 240..=251, 48);
-    check(20, 240..=251, 11);
-    check(100, 235..=251, 2);
+    check(1, 50..=70, 50);
+    check(2, 100..=140, 50);
+    check(4, 200..=251, 50);
+    check(5, 230..=251, 46);
+    check(20, 230..=251, 11);
+    check(100, 225..=251, 2);
 }
 
 #[test]
 fn whoever_runs_regularly_is_left_alone() {
-    // The urgent group works for 75 ms of every 85: the background has its share without the guard.
-    let host = play("hpf", &[(75_000, 10_000)], &[0], 0);
-    let urgent = host
-        .engine
-        .groups(host.now)
-        .find(|group| group.queues == [QueueId(0)])
-        .unwrap();
-    assert_eq!((urgent.preemptions, urgent.waiting_ns), (0, 0));
+    // The urgent group works for most of the time, in short requests or in long ones: the background has its share without
+    // the guard.
+    for rhythm in [(75_000, 10_000), (260_000, 20_000)] {
+        let host = play("hpf", &[rhythm], &[0], 0);
+        let urgent = host
+            .engine
+            .groups(host.now)
+            .find(|group| group.queues == [QueueId(0)])
+            .unwrap();
+        assert_eq!((urgent.preemptions, urgent.waiting_ns), (0, 0));
+    }
 }
 
 #[test]

@@ -14,6 +14,9 @@
 //! and the next one run. Just in time lets only this group end, and costs the time in which a
 //! callback completes the gate: for long groups, where that is little. How much it is differs between
 //! drivers and is measured (the *pause*); groups are long enough to hide it when they go one ahead.
+//!
+//! Some drivers call back late: NVIDIA's looks at its marks every 20 ms, and when a user event is completed. There somebody
+//! has to look in time, and does until calls back are the first to know.
 
 use std::{
     collections::VecDeque,
@@ -33,6 +36,14 @@ const LONG: Duration = Duration::from_millis(10);
 const PAUSES_IN_LONG: u32 = 20;
 /// How many pauses a group lasts at least, so that its gate is completed before the device gets there.
 const PAUSES_IN_GROUP: u32 = 2;
+/// So many calls back after each other that were the first to know, and nobody looks any more.
+const IN_TIME: u32 = 8;
+/// Between two looks at a mark: this part of the time from the mark before it, ...
+const LOOKS: u32 = 50;
+/// ... not less, ...
+const LEAST_LOOK: Duration = Duration::from_micros(50);
+/// ... and not more.
+const MOST_LOOK: Duration = Duration::from_millis(2);
 /// Commands in a group at most.
 const MOST: u32 = 256;
 /// What a command is taken for at first, and at most.
@@ -54,6 +65,15 @@ pub(crate) struct Chain<G, M> {
     command: Duration,
     /// How long the device stands still at a gate that is completed just in time.
     pause: Duration,
+    /// Calls back since somebody else was the first to know.
+    in_time: u32,
+}
+
+/// Who says that a mark was reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum By {
+    CallBack,
+    Look,
 }
 
 #[derive(Debug)]
@@ -75,6 +95,7 @@ impl<G, M: Copy> Chain<G, M> {
             last: None,
             command: LONGEST,
             pause,
+            in_time: 0,
         }
     }
 
@@ -89,8 +110,9 @@ impl<G, M: Copy> Chain<G, M> {
         });
     }
 
-    /// A mark was reached, and all before it. Gives those not known to be reached before.
-    pub(crate) fn reach(&mut self, value: u32, now: Instant) -> Vec<M> {
+    /// A mark was reached, and all before it, as the driver calls back or somebody sees. Gives those not known to be
+    /// reached before.
+    pub(crate) fn reach(&mut self, value: u32, now: Instant, told: By) -> Vec<M> {
         let mut over = Vec::new();
         while let Some(mark) = self.outstanding.front()
             && hw::reached(value, mark.value)
@@ -109,7 +131,17 @@ impl<G, M: Copy> Chain<G, M> {
             }
             self.last = Some((placed, now));
         }
+        match told {
+            _ if over.is_empty() => {}
+            By::CallBack => self.in_time = self.in_time.saturating_add(1),
+            By::Look => self.in_time = 0,
+        }
         over
+    }
+
+    /// Whether somebody has to look at the marks.
+    pub(crate) fn calls_late(&self) -> bool {
+        self.in_time < IN_TIME
     }
 
     /// A longer command is believed when the device was seen at it, a shorter one slowly.
@@ -170,6 +202,20 @@ impl<G, M: Copy> Chain<G, M> {
     /// The first mark that is not known to be reached.
     pub(crate) fn next_mark(&self) -> Option<(u32, M)> {
         self.outstanding.front().map(|mark| (mark.value, mark.mark))
+    }
+
+    /// When to look whether that one was reached, where the driver calls back late; `None`: no gate waits for it.
+    pub(crate) fn next_look(&self, now: Instant) -> Option<Duration> {
+        let mark = self.outstanding.front().filter(|_| self.is_armed())?;
+        let commands = mark.covers.saturating_sub(self.covered).min(MOST.into()) as u32;
+        let length = self.command * commands;
+        let begun = self
+            .last
+            .map_or(mark.placed, |(placed, reached)| placed.max(reached));
+        let left = (begun + length).saturating_duration_since(now);
+        // The commands may be shorter than those before.
+        let step = (length / LOOKS).max(LEAST_LOOK);
+        Some((left / 2).max(step).min(MOST_LOOK))
     }
 
     /// Forgets the marks that are not known to be reached.
@@ -235,7 +281,7 @@ mod tests {
         /// The device executes the group before a mark; gives the gates that open then.
         fn run(&mut self, mark: u32, command: Duration) -> Vec<u32> {
             self.now += command * self.groups[mark as usize];
-            self.chain.reach(mark, self.now);
+            self.chain.reach(mark, self.now, By::CallBack);
             self.chain.take()
         }
     }
@@ -349,13 +395,59 @@ mod tests {
     }
 
     #[test]
+    fn whoever_looks_at_a_mark_looks_more_often_as_it_comes_near() {
+        let mut model = Model::new();
+        let look = |model: &Model, after: u64| model.chain.next_look(model.now + us(after));
+        assert_eq!(look(&model, 0), None);
+        for _ in 1..=5 {
+            model.group();
+        }
+        assert_eq!(look(&model, 0), Some(MOST_LOOK), "nothing is known yet");
+        for mark in 1..=3 {
+            model.run(mark, us(20_000));
+        }
+        for (after, expected) in [
+            (0, 2_000),
+            (17_000, 1_500),
+            (19_000, 500),
+            (19_900, 400),
+            (60_000, 400),
+        ] {
+            assert_eq!(look(&model, after), Some(us(expected)), "after {after} µs");
+        }
+        model.chain.take_all();
+        assert_eq!(look(&model, 0), None, "no gate waits");
+    }
+
+    #[test]
+    fn marks_are_looked_at_until_calls_back_are_the_first_to_know() {
+        let mut model = Model::new();
+        let mut reach = |by: &[By]| {
+            let mark = model.groups.len() as u32;
+            model.group();
+            model.now += us(20_000);
+            for &by in by {
+                model.chain.reach(mark, model.now, by);
+            }
+            model.chain.calls_late()
+        };
+        for _ in 0..2 {
+            for _ in 1..IN_TIME {
+                assert!(reach(&[By::CallBack, By::Look]));
+            }
+            assert!(!reach(&[By::CallBack]));
+            assert!(reach(&[By::Look, By::CallBack]), "as soon as one is late");
+        }
+    }
+
+    #[test]
     fn marks_reported_late_or_twice_count_once() {
         let mut model = Model::new();
         for _ in 1..=3 {
             model.group();
         }
-        assert_eq!(model.chain.reach(2, model.now), [1, 2]);
-        assert_eq!(model.chain.reach(1, model.now), [0; 0]);
+        assert_eq!(model.chain.reach(2, model.now, By::CallBack), [1, 2]);
+        assert_eq!(model.chain.reach(1, model.now, By::CallBack), [0; 0]);
         assert_eq!(model.chain.next_mark(), Some((3, 3)));
         assert_eq!(model.chain.forget_marks(), [3]);
     }

@@ -15,7 +15,7 @@ use xsched_wire::{ControlBlock, Level};
 use xsched_xqueue::{HwError, hw};
 
 use crate::{
-    chain::{self, Chain},
+    chain::{self, By, Chain},
     driver,
     keeper::{self, Keeper},
     sys::*,
@@ -184,11 +184,14 @@ impl Gates {
             (true, false) => state.chain.take(),
             (false, false) => Vec::new(),
         };
-        let is_held = !is_open && state.chain.is_armed();
+        let is_armed = state.chain.is_armed();
+        let calls_late = state.chain.calls_late();
         drop(state);
         complete(gates);
-        if is_held {
-            keeper::get().hold(self);
+        match (is_armed, is_open) {
+            (true, false) => keeper::get().hold(self),
+            (true, true) if calls_late => keeper::get().watch(self),
+            _ => {}
         }
     }
 
@@ -252,9 +255,9 @@ impl Gates {
     }
 
     /// A mark was reached, and all before it.
-    fn reached(self: &Arc<Self>, value: u32) {
+    fn reached(self: &Arc<Self>, value: u32, told: By) {
         let mut state = self.state();
-        let marks = state.chain.reach(value, Instant::now());
+        let marks = state.chain.reach(value, Instant::now(), told);
         self.command
             .store(nanos(state.chain.command()), Ordering::Relaxed);
         // Under the lock, as the end is: afterwards the block may be another queue's.
@@ -269,8 +272,17 @@ impl Gates {
         self.advance();
     }
 
+    /// Looks whether marks were reached, and says when to look again. `None`: not before a gate is placed or opens.
+    pub(crate) fn watch(self: &Arc<Self>) -> Option<Duration> {
+        while self.poll() {}
+        let state = self.state();
+        let is_open = state.block.is_some_and(ControlBlock::is_open);
+        let next = state.chain.next_look(Instant::now());
+        next.filter(|_| is_open && state.chain.calls_late())
+    }
+
     /// Looks whether a mark was reached whose callback did not run yet.
-    pub(crate) fn poll(self: &Arc<Self>) {
+    pub(crate) fn poll(self: &Arc<Self>) -> bool {
         let next = {
             let state = self.state();
             let next = state.chain.next_mark();
@@ -280,13 +292,16 @@ impl Gates {
             }
             next
         };
-        let Some((value, event)) = next else { return };
+        let Some((value, event)) = next else {
+            return false;
+        };
         let is_over = driver::event_status(event as Event).is_none_or(|it| it <= CL_COMPLETE);
         // SAFETY: retained above.
         unsafe { driver::release_event(event as Event) };
         if is_over {
-            self.reached(value);
+            self.reached(value, By::Look);
         }
+        is_over
     }
 
     /// Returns when a mark was reached, or waiting for it could wait for ever.
@@ -318,7 +333,7 @@ impl Gates {
 unsafe extern "C" fn on_mark(event: Event, _: i32, data: Opaque) {
     // SAFETY: made by `mark` from a box; a callback runs once.
     let note = unsafe { Box::from_raw(data.cast::<Reached>()) };
-    guarded(|| note.gates.reached(note.value));
+    guarded(|| note.gates.reached(note.value, By::CallBack));
     // SAFETY: the callback's reference.
     unsafe { driver::release_event(event) };
 }

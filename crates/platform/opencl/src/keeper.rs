@@ -1,5 +1,5 @@
-//! The keeper: one thread that completes gates when a closed queue opens, and releases objects that
-//! could not be released at once.
+//! The keeper: one thread that completes gates when a closed queue opens, looks at marks for which the driver calls back
+//! late, and releases objects that could not be released at once.
 //!
 //! A device does not read gate words, and the application's threads may all sleep in the driver
 //! behind a gate, so somebody else waits on the words. The thread starts with the first gate.
@@ -23,7 +23,7 @@ use rustix::{
         ClockId,
         futex::{self, Wait, WaitFlags, WaitPtr, WaitvFlags},
     },
-    time::Timespec,
+    time::{self, Timespec, clock_gettime},
 };
 
 use crate::{
@@ -67,6 +67,8 @@ pub(crate) struct Keeper {
 struct State {
     /// Queues with a gate that stays closed.
     held: Vec<Arc<Gates>>,
+    /// Open ones with a gate, whose marks are to be looked at.
+    watched: Vec<Arc<Gates>>,
     /// Numbers of the gates that are not complete.
     numbers: BTreeSet<u64>,
     last_number: u64,
@@ -136,12 +138,15 @@ impl Keeper {
 
     /// A queue is closed and has a gate.
     pub(crate) fn hold(&self, gates: &Arc<Gates>) {
-        let mut state = self.state();
-        if !state.held.iter().any(|held| Arc::ptr_eq(held, gates)) {
-            state.held.push(gates.clone());
-        }
-        drop(state);
+        add(&mut self.state().held, gates);
         self.wake();
+    }
+
+    /// A queue is open and has a gate, and nobody says in time when it may be passed.
+    pub(crate) fn watch(&self, gates: &Arc<Gates>) {
+        if add(&mut self.state().watched, gates) {
+            self.wake();
+        }
     }
 
     // ---- releases ----
@@ -179,8 +184,22 @@ impl Keeper {
                 continue;
             }
             self.release_due();
-            sleep(&self.word, seen, &words);
+            sleep(&self.word, seen, &words, self.look());
         }
+    }
+
+    /// Looks at the marks of those that are watched, and says when to look again.
+    fn look(&self) -> Option<Duration> {
+        // Taken out first: one that is to be watched meanwhile stays.
+        let watched = std::mem::take(&mut self.state().watched);
+        let mut next: Option<Duration> = None;
+        for gates in watched {
+            if let Some(after) = gates.watch() {
+                add(&mut self.state().watched, &gates);
+                next = Some(next.map_or(after, |next| next.min(after)));
+            }
+        }
+        next
     }
 
     fn release_due(&self) {
@@ -207,8 +226,17 @@ impl State {
     }
 }
 
-/// Sleeps until the keeper's word differs from `seen`, or a closed word opens.
-fn sleep(own: &AtomicU32, seen: u32, closed: &[*const u32]) {
+/// True: it was not among them.
+fn add(to: &mut Vec<Arc<Gates>>, gates: &Arc<Gates>) -> bool {
+    let is_new = !to.iter().any(|known| Arc::ptr_eq(known, gates));
+    if is_new {
+        to.push(gates.clone());
+    }
+    is_new
+}
+
+/// Sleeps until the keeper's word differs from `seen`, a closed word opens, or so much time has passed.
+fn sleep(own: &AtomicU32, seen: u32, closed: &[*const u32], at_most: Option<Duration>) {
     let wait = |address: *const u32, value: u32| {
         let mut wait = Wait::new();
         wait.val = value.into();
@@ -219,17 +247,22 @@ fn sleep(own: &AtomicU32, seen: u32, closed: &[*const u32]) {
     let mut waits = vec![wait(own.as_ptr(), seen)];
     waits.extend(closed.iter().take(WORDS - 1).map(|&word| wait(word, 0)));
     if waits.len() == closed.len() + 1 {
-        let slept = futex::waitv(&waits, WaitvFlags::empty(), None, ClockId::Monotonic);
+        let until = at_most
+            .and_then(timespec)
+            .map(|time| clock_gettime(time::ClockId::Monotonic) + time);
+        let flags = WaitvFlags::empty();
+        let slept = futex::waitv(&waits, flags, until.as_ref(), ClockId::Monotonic);
         if slept != Err(rustix::io::Errno::NOSYS) {
             return; // woken, or changed already: look again
         }
     }
-    let step = Timespec {
-        tv_sec: 0,
-        tv_nsec: STEP.subsec_nanos().into(),
-    };
-    let timeout = (!closed.is_empty()).then_some(&step);
-    let _ = futex::wait(own, futex::Flags::empty(), seen, timeout);
+    let step = (!closed.is_empty()).then_some(STEP);
+    let timeout = at_most.into_iter().chain(step).min().and_then(timespec);
+    let _ = futex::wait(own, futex::Flags::empty(), seen, timeout.as_ref());
+}
+
+fn timespec(time: Duration) -> Option<Timespec> {
+    time.try_into().ok()
 }
 
 /// Completes every gate: the driver's teardown may wait for what stands behind one.

@@ -162,7 +162,7 @@ impl HwQueue for CommandQueue {
     }
 
     fn tend(&self) {
-        self.gates.poll();
+        let _ = self.gates.poll();
     }
 
     fn wait_mark(&self, block: &'static ControlBlock, value: u32) {

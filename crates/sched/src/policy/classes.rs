@@ -20,7 +20,7 @@ use std::{
 const TOGETHER: usize = 16;
 
 /// How long a group executes before the next where not all may, and whoever waits has its turn again within
-/// [`ROUND`]: the guard gives pieces to those who wait for 80 ms.
+/// [`ROUND`]: the guard gives pieces to those who wait for long.
 const TURN: Nanos = 50_000_000;
 const ROUND: Nanos = 75_000_000;
 const SHORTEST_TURN: Nanos = 10_000_000;
