@@ -10,7 +10,7 @@
 # section leaves its text and its exit code in FOLDER; one that fails does not stop the others. Sections:
 #   programs   two PyOpenCL programs, unscheduled and scheduled: 90 s
 #   kill       the same, and the daemon killed half way: 65 s
-#   models     ResNet-18 against ResNet-50 in OpenCL C, two rounds of 15 s
+#   models     ResNet-18 against ResNet-50 in OpenCL C, two rounds of 42 s: 4 minutes
 #   overhead   ResNet-50 alone, without and with the shim
 set -u
 bin=$(cd "${BIN:-.}" && pwd)
@@ -75,7 +75,7 @@ for section; do
     case $section in
     programs) programs programs --seconds 24 --alone-seconds 4 ;;
     kill) programs kill --seconds 12 --alone-seconds 2 --kill ;;
-    models) step models "$bin/xsched" bench dual-model --device opencl --rounds 2 --duration 15 --out "$out/models" ;;
+    models) step models "$bin/xsched" bench dual-model --device opencl --rounds 2 --duration 42 --out "$out/models" ;;
     overhead) step overhead "$bin/xsched" bench overhead --device opencl --model resnet50 --out "$out/overhead" ;;
     *)
         echo "opencl_gpu.sh: there is no section $section" >&2
