@@ -10,7 +10,8 @@
 //! A device that executes one long command makes no progress, either. How long a group usually
 //! stands still is therefore learnt, and it is given twice that. While nothing of the process is held,
 //! groups share the device, so what one would need alone is its part of the time; while others are held,
-//! what is learnt only shrinks, since standing still may be a block.
+//! what is learnt only shrinks, since standing still may be a block. Until a group first moves after others were closed, it
+//! is given their parts as well: what they have before their gates runs out beside it.
 
 use std::{
     collections::BTreeMap,
@@ -41,8 +42,9 @@ pub(crate) struct Bypass {
     pub(crate) inside: u32,
     /// An open group stands still behind a closed one.
     stuck: bool,
-    /// Since when nothing of the process is held, if so.
+    /// Since when nothing of the process is held, if so, and how many groups ran meanwhile, at most.
     free_since: Option<Instant>,
+    ran: u32,
     seen: BTreeMap<GroupKey, Seen>,
 }
 
@@ -58,6 +60,8 @@ struct Seen {
     among: u32,
     /// How long the group usually stands still with the device to itself.
     usual: Duration,
+    /// Groups that were closed since it last moved.
+    closed: u32,
 }
 
 /// One group, of all its queues. A scheduler that was told so by others may make several of it, which
@@ -102,32 +106,41 @@ impl Bypass {
                 until: now,
                 among,
                 usual: Duration::ZERO,
+                closed: 0,
             };
             let seen = self.seen.entry(key).or_insert(fresh);
             let usual = seen.usual;
-            if !group.runs || begins {
+            if !group.runs {
                 *seen = Seen { usual, ..fresh };
             } else if seen.progress != group.progress {
-                let since = self
-                    .free_since
-                    .map_or(seen.since, |free| seen.since.max(free));
-                let still = seen.until.saturating_duration_since(since);
+                let from = |since| seen.until.saturating_duration_since(since);
+                let slowly = usual * 7 / 8;
                 let usual = match self.free_since {
-                    Some(_) => (still / seen.among).max(usual * 7 / 8),
-                    None => usual.min(still.max(usual * 7 / 8)),
+                    Some(free) if free > seen.since => usual.max(from(free) / seen.among),
+                    Some(_) => slowly.max(from(seen.since) / seen.among),
+                    None => usual.min(slowly.max(from(seen.since))),
                 };
                 *seen = Seen { usual, ..fresh };
             } else {
                 seen.until = now;
                 seen.among = seen.among.max(among);
-                let patience = PATIENCE.max(2 * usual);
-                stuck |= is_held && now.duration_since(seen.since) >= patience;
+                let patience = PATIENCE.max(2 * usual) + usual * seen.closed;
+                stuck |= is_held && !begins && now.duration_since(seen.since) >= patience;
             }
         }
-        self.free_since = match is_held && !stuck {
-            true => None,
-            false => self.free_since.or(Some(now)),
-        };
+        if is_held && !stuck {
+            if self.free_since.take().is_some() {
+                let closed = std::mem::take(&mut self.ran).saturating_sub(among);
+                for seen in self.seen.values_mut() {
+                    (seen.since, seen.until, seen.closed) = (now, now, closed);
+                }
+            }
+        } else {
+            self.free_since = self.free_since.or(Some(now));
+            // A bypass lets run what is held.
+            let held = groups.values().filter(|group| group.held && !group.runs);
+            self.ran = self.ran.max(among + held.count() as u32);
+        }
         std::mem::replace(&mut self.stuck, stuck) != stuck
     }
 }
@@ -230,10 +243,10 @@ mod tests {
         );
     }
 
-    #[test]
-    fn what_is_learnt_among_others_is_a_part_of_the_time() {
+    /// Sixteen groups run for 400 ms, and each command takes 100 ms; then all but the first are held, and that one moves
+    /// at the given times. Gives when the gates open, in ms since then.
+    fn held_after_sharing(moves: &[u32]) -> Option<u32> {
         let (mut bypass, start) = (Bypass::default(), Instant::now());
-        // Sixteen groups run, and each command takes 100 ms.
         let mut look = |ms: u32, closed: bool, progress: u32| {
             let others = (2..=16).map(|group| sight(group, true, closed, (ms / 100).into()));
             let first = sight(1, true, false, progress.into());
@@ -241,11 +254,39 @@ mod tests {
             bypass.is_on()
         };
         for ms in 0..400 {
-            look(ms, false, ms / 100);
+            assert!(!look(ms, false, ms / 100));
         }
-        // The others are held, and the first one is blocked.
-        let opened = (400..500).find(|&ms| look(ms, true, 4));
-        assert_eq!(opened, Some(413), "twice a sixteenth of 99 ms");
+        let moved = |ms| moves.iter().filter(|&&at| at <= ms).count() as u32;
+        (0..300).find(|&ms| look(400 + ms, true, 4 + moved(ms)))
+    }
+
+    #[test]
+    fn what_is_learnt_among_others_is_a_part_of_the_time() {
+        // Once it has moved: twice a sixteenth of 99 ms.
+        assert_eq!(held_after_sharing(&[50]), Some(63));
+    }
+
+    #[test]
+    fn what_others_have_before_their_gates_runs_out_first() {
+        assert_eq!(
+            held_after_sharing(&[]),
+            Some(106),
+            "a sixteenth for each of them, and two"
+        );
+        // Likewise after a bypass.
+        let (mut bypass, start) = (Bypass::default(), Instant::now());
+        let mut look = |ms: u32, progress: u64| {
+            let others = (2..=5).map(|group| sight(group, true, true, 0));
+            bypass.look(
+                start + ms * MS,
+                others.chain([sight(1, true, false, progress)]),
+            );
+            bypass.is_on()
+        };
+        assert_eq!((0..100).find(|&ms| look(ms, 0)), Some(2));
+        assert!((3..12).all(|ms| look(ms, 0)), "freed for 10 ms");
+        let opened = (12..100).find(|&ms| look(ms, 1));
+        assert_eq!(opened, Some(12 + 54), "9 ms for each, and two");
     }
 
     #[test]

@@ -24,8 +24,8 @@ use crate::{
 /// A gate with its mark costs about 2.8 µs of the device's time and 2.2 µs of the host's: 0.6 % at
 /// this distance.
 const GATES_ALONE: Duration = Duration::from_micros(500);
-/// Level 3: it is the time slice that stops a queue, at once. What gates add is that a higher class
-/// does not give up the device again at the end of its own slice, which is this long.
+/// Level 3: it is the time slice that stops a queue, at once, unless streams of one process stop each other. What gates
+/// add is that a higher class does not give up the device again at the end of its own slice, which is this long.
 const WITH_SLICES: Duration = Duration::from_millis(2);
 
 /// One stream.
@@ -225,12 +225,14 @@ impl HwQueue for Stream {
     }
 
     fn spacing(&self, level: Level) -> Spacing {
+        let is_divided = timeslice::is_divided();
         Spacing::Time {
             time: match level {
-                Level::Lv3 => WITH_SLICES,
+                Level::Lv3 if !is_divided => WITH_SLICES,
                 _ => GATES_ALONE,
             },
-            first: 8,
+            // Whatever stands before the gates of many streams holds one of the same process up.
+            first: if is_divided { 1 } else { 8 },
             most: 128,
         }
     }

@@ -11,7 +11,7 @@ use std::{
     ffi::{c_int, c_ulong, c_void},
     sync::{
         Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicPtr, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -174,6 +174,23 @@ fn agreed(wishes: &[Wish], device: CUdevice) -> Option<u64> {
     slices?.into_iter().max()
 }
 
+/// Some device's streams do not agree.
+static DIVIDED: AtomicBool = AtomicBool::new(false);
+
+/// Whether the streams of some device want different shares, so that none stops there by its slice.
+pub(crate) fn is_divided() -> bool {
+    DIVIDED.load(Ordering::Relaxed)
+}
+
+fn any_divided(wishes: &[Wish]) -> bool {
+    let is_normal = |wish: &Wish| wish.share == Share::Normal;
+    let disagrees = |one: &Wish| {
+        let same = wishes.iter().filter(|wish| wish.device == one.device);
+        !is_normal(one) && same.into_iter().any(is_normal)
+    };
+    wishes.iter().any(disagrees)
+}
+
 /// A stream comes; it counts as a normal one.
 pub(crate) fn join(device: CUdevice) -> StreamId {
     static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -242,6 +259,7 @@ fn look(device: CUdevice, now: Instant) {
 impl Groups {
     /// Gives a device what its streams agree on.
     fn settle(&mut self, device: CUdevice) -> Result<(), String> {
+        DIVIDED.store(any_divided(&self.wishes), Ordering::Relaxed);
         let wanted = agreed(&self.wishes, device);
         let known = self
             .changed
@@ -438,6 +456,10 @@ mod tests {
             };
             let wishes: Vec<_> = wishes.iter().enumerate().map(wish).collect();
             assert_eq!(agreed(&wishes, 0), expect);
+            let background = wishes
+                .iter()
+                .any(|wish| wish.device == 0 && wish.share != Normal);
+            assert_eq!(any_divided(&wishes), background && expect.is_none());
         };
         check(&[], None);
         check(&[(0, Background)], Some(BACKGROUND_US));
