@@ -9,11 +9,12 @@
 //! moments if they come in step.
 //!
 //! Why that keeps the promise of min(min_share, ½ cap ÷ n) over any window in which at most n groups wait: a *rotation*
-//! is a tenth of the window, and pieces are so small that serving all n groups once, within the cap, takes no longer.
-//! Whatever a group had before, its first piece comes in a window after 2.67 rotations (`patience`), the others 0.72 apart
-//! (`wait` and the piece), or one where the cap binds; the first may come up to one rotation late. A window so holds ten
-//! pieces, or six where the cap binds. A piece is a tenth of the window's promise or, where the cap binds, a fifth, so that
-//! some milliseconds are in hand for late timers.
+//! is a tenth of the window at most, and pieces are so small that serving all n groups once, within the cap, takes no longer.
+//! Whatever a group had before, its first piece comes in a window of ten rotations after 2.67 of them (`patience`), the others
+//! 0.72 apart (`wait` and the piece), or one where the cap binds. Where it does not, a piece is late by less than half a
+//! rotation, and ten of them, each a tenth of what is promised, end within ten rotations. Where it binds the first may come
+//! one rotation late: six are left, each a fifth of what is promised. So some milliseconds are in hand for late timers, also
+//! since what the policy gives pays for a little less than its part of the waiting.
 
 use crate::ids::{GroupId, Nanos};
 
@@ -57,7 +58,7 @@ impl Rules {
             longest_piece,
             patience: wait + (2.0 * rotation) as Nanos,
             wait,
-            worth: wait.div_ceil(longest_piece),
+            worth: (wait / longest_piece).max(1),
         })
     }
 
@@ -310,11 +311,11 @@ mod tests {
         check_credit(&[], 267);
         check_credit(&[(60, 0, 0)], 207);
         check_credit(&[(60, 0, 15)], 222);
-        check_credit(&[(60, 2, 0)], 235);
-        check_credit(&[(250, 4, 0), (50, 4, 0), (60, 10, 0)], 159);
+        check_credit(&[(60, 2, 0)], 233);
+        check_credit(&[(250, 4, 0), (50, 4, 0), (60, 10, 0)], 141);
         check_credit(&[(250, 20, 0)], 267);
-        check_credit(&[(140, 1, 0), (140, 1, 0)], 15);
+        check_credit(&[(140, 1, 0), (140, 1, 0)], 13);
         check_credit(&[(400, 0, 0)], -133);
-        check_credit(&[(400, 1, 0)], -119);
+        check_credit(&[(400, 1, 0)], -120);
     }
 }

@@ -237,6 +237,8 @@ fn hardware_shares_follow_the_registered_classes() {
     check_background("new 1 high; new 2 low; exit 1", &[]);
     check_background("new 1 high; new 2 low; pprio 2 high", &[]);
     check_background("new 1 high; new 2 low; pprio 1 -256", &[1]);
+    check_background("new 1 high; new 2 low; new 3 -256", &[2, 3]);
+    check_background("new 1 high; new 2 low; pprio 2 -256; policy hpf", &[2]);
     check_background("new 1 high; new 2 low; policy fifo", &[]);
     check_background("new 1 high; new 2 low; policy turns", &[]);
     check_background("new 1 high; new 2 low; policy fifo; policy hpf", &[2]);

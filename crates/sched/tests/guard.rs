@@ -16,7 +16,7 @@ struct Host {
     gates: BTreeMap<u64, bool>,
     /// Of each background queue: when it came or its gate changed, and its service until then.
     service: BTreeMap<u64, Vec<(Nanos, Nanos)>>,
-    /// At each time the least share that the engine names for a waiting group from then on.
+    /// At each time the least share that the engine names for a background group from then on.
     promises: Vec<(Nanos, f64)>,
     /// How late timers are delivered.
     lateness: Nanos,
@@ -43,6 +43,7 @@ impl Host {
         let least = self
             .engine
             .groups(self.now)
+            .filter(|group| group.queues.iter().all(|queue| queue.0 >= 100))
             .map(|group| group.min_share)
             .fold(1.0, f64::min);
         self.promises.push((self.now, least));
@@ -248,6 +249,17 @@ fn whoever_runs_regularly_is_left_alone() {
             .find(|group| group.queues == [QueueId(0)])
             .unwrap();
         assert_eq!((urgent.preemptions, urgent.waiting_ns), (0, 0));
+    }
+}
+
+#[test]
+fn little_service_after_a_long_wait_does_not_put_pieces_off() {
+    // One urgent request keeps the device for nearly as long as no piece is due, then the other leaves a fifteenth.
+    for (first, gap) in [(265_100, 300), (253_900, 1_000)] {
+        for background in [&[0][..], &[0, 0]] {
+            let urgent = [(first, SPAN), (14 * gap, gap)];
+            play("hpf", &urgent, background, 0).check_shares();
+        }
     }
 }
 

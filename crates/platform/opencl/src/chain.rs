@@ -16,7 +16,7 @@
 //! drivers and is measured (the *pause*); groups are long enough to hide it when they go one ahead.
 //!
 //! Some drivers call back late: NVIDIA's looks at its marks every 20 ms, and when a user event is completed. There somebody
-//! has to look in time, and does until calls back are the first to know.
+//! has to look in time, and does until calls back are the first to know of marks that are looked at.
 
 use std::{
     collections::VecDeque,
@@ -38,7 +38,7 @@ const PAUSES_IN_LONG: u32 = 20;
 const PAUSES_IN_GROUP: u32 = 2;
 /// So many calls back after each other that were the first to know, and nobody looks any more.
 const IN_TIME: u32 = 8;
-/// Between two looks at a mark: this part of the time from the mark before it, ...
+/// Between two looks at a mark: this part of the time that the commands before it take or have taken, ...
 const LOOKS: u32 = 50;
 /// ... not less, ...
 const LEAST_LOOK: Duration = Duration::from_micros(50);
@@ -65,7 +65,9 @@ pub(crate) struct Chain<G, M> {
     command: Duration,
     /// How long the device stands still at a gate that is completed just in time.
     pause: Duration,
-    /// Calls back since somebody else was the first to know.
+    /// The mark that is looked at.
+    looked_at: Option<u32>,
+    /// Calls back that were the first to know of it, since somebody else was.
     in_time: u32,
 }
 
@@ -95,6 +97,7 @@ impl<G, M: Copy> Chain<G, M> {
             last: None,
             command: LONGEST,
             pause,
+            looked_at: None,
             in_time: 0,
         }
     }
@@ -114,11 +117,13 @@ impl<G, M: Copy> Chain<G, M> {
     /// reached before.
     pub(crate) fn reach(&mut self, value: u32, now: Instant, told: By) -> Vec<M> {
         let mut over = Vec::new();
+        let mut was_looked_at = false;
         while let Some(mark) = self.outstanding.front()
             && hw::reached(value, mark.value)
         {
             let (commands, placed) = (mark.covers.saturating_sub(self.covered), mark.placed);
             self.reached = mark.value;
+            was_looked_at |= self.looked_at == Some(mark.value);
             self.covered = mark.covers;
             over.push(mark.mark);
             self.outstanding.pop_front();
@@ -132,9 +137,9 @@ impl<G, M: Copy> Chain<G, M> {
             self.last = Some((placed, now));
         }
         match told {
-            _ if over.is_empty() => {}
-            By::CallBack => self.in_time = self.in_time.saturating_add(1),
-            By::Look => self.in_time = 0,
+            By::CallBack if was_looked_at => self.in_time = self.in_time.saturating_add(1),
+            By::Look if !over.is_empty() => self.in_time = 0,
+            _ => {}
         }
         over
     }
@@ -205,16 +210,18 @@ impl<G, M: Copy> Chain<G, M> {
     }
 
     /// When to look whether that one was reached, where the driver calls back late; `None`: no gate waits for it.
-    pub(crate) fn next_look(&self, now: Instant) -> Option<Duration> {
+    pub(crate) fn next_look(&mut self, now: Instant) -> Option<Duration> {
         let mark = self.outstanding.front().filter(|_| self.is_armed())?;
+        self.looked_at = Some(mark.value);
         let commands = mark.covers.saturating_sub(self.covered).min(MOST.into()) as u32;
         let length = self.command * commands;
         let begun = self
             .last
             .map_or(mark.placed, |(placed, reached)| placed.max(reached));
         let left = (begun + length).saturating_duration_since(now);
-        // The commands may be shorter than those before.
-        let step = (length / LOOKS).max(LEAST_LOOK);
+        // The commands may be shorter than those before, and the device may stand still.
+        let taken = now.saturating_duration_since(begun);
+        let step = (length.max(taken) / LOOKS).max(LEAST_LOOK);
         Some((left / 2).max(step).min(MOST_LOOK))
     }
 
@@ -397,12 +404,12 @@ mod tests {
     #[test]
     fn whoever_looks_at_a_mark_looks_more_often_as_it_comes_near() {
         let mut model = Model::new();
-        let look = |model: &Model, after: u64| model.chain.next_look(model.now + us(after));
-        assert_eq!(look(&model, 0), None);
+        let look = |model: &mut Model, after: u64| model.chain.next_look(model.now + us(after));
+        assert_eq!(look(&mut model, 0), None);
         for _ in 1..=5 {
             model.group();
         }
-        assert_eq!(look(&model, 0), Some(MOST_LOOK), "nothing is known yet");
+        assert_eq!(look(&mut model, 0), Some(MOST_LOOK), "nothing is known yet");
         for mark in 1..=3 {
             model.run(mark, us(20_000));
         }
@@ -411,32 +418,47 @@ mod tests {
             (17_000, 1_500),
             (19_000, 500),
             (19_900, 400),
-            (60_000, 400),
+            (60_000, 1_200),
+            (1_000_000, 2_000),
         ] {
-            assert_eq!(look(&model, after), Some(us(expected)), "after {after} µs");
+            assert_eq!(
+                look(&mut model, after),
+                Some(us(expected)),
+                "after {after} µs"
+            );
         }
         model.chain.take_all();
-        assert_eq!(look(&model, 0), None, "no gate waits");
+        assert_eq!(look(&mut model, 0), None, "no gate waits");
     }
 
     #[test]
     fn marks_are_looked_at_until_calls_back_are_the_first_to_know() {
         let mut model = Model::new();
-        let mut reach = |by: &[By]| {
-            let mark = model.groups.len() as u32;
+        // One mark more than is reached, so that a gate waits.
+        model.group();
+        let mut reach = |is_looked_at: bool, by: &[By]| {
             model.group();
             model.now += us(20_000);
+            if is_looked_at {
+                assert!(model.chain.next_look(model.now).is_some());
+            }
+            let mark = model.groups.len() as u32 - 2;
             for &by in by {
                 model.chain.reach(mark, model.now, by);
+                model.chain.take();
             }
             model.chain.calls_late()
         };
         for _ in 0..2 {
             for _ in 1..IN_TIME {
-                assert!(reach(&[By::CallBack, By::Look]));
+                assert!(reach(true, &[By::CallBack, By::Look]));
+                assert!(reach(false, &[By::CallBack]), "nobody could be faster");
             }
-            assert!(!reach(&[By::CallBack]));
-            assert!(reach(&[By::Look, By::CallBack]), "as soon as one is late");
+            assert!(!reach(true, &[By::CallBack]));
+            assert!(
+                reach(true, &[By::Look, By::CallBack]),
+                "as soon as one is late"
+            );
         }
     }
 

@@ -56,7 +56,7 @@ struct Reached {
     value: u32,
 }
 
-/// The process is exiting: no gate is placed any more.
+/// The process is exiting: no gate is placed any more, and no thread of ours enters the driver by itself.
 static EXITING: AtomicBool = AtomicBool::new(false);
 
 /// From now on no gate is placed.
@@ -272,17 +272,35 @@ impl Gates {
         self.advance();
     }
 
-    /// Looks whether marks were reached, and says when to look again. `None`: not before a gate is placed or opens.
+    /// Looks whether marks were reached, and says when to look again. `None`: not before a gate is placed, or opens, for
+    /// which the keeper waits then.
     pub(crate) fn watch(self: &Arc<Self>) -> Option<Duration> {
+        if EXITING.load(Ordering::SeqCst) {
+            return None;
+        }
         while self.poll() {}
-        let state = self.state();
-        let is_open = state.block.is_some_and(ControlBlock::is_open);
-        let next = state.chain.next_look(Instant::now());
-        next.filter(|_| is_open && state.chain.calls_late())
+        let mut state = self.state();
+        let is_open = state.block?.is_open();
+        if is_open && state.chain.calls_late() {
+            return state.chain.next_look(Instant::now());
+        }
+        let is_held = !is_open && state.chain.is_armed();
+        drop(state);
+        if is_held {
+            keeper::get().hold(self);
+        }
+        None
+    }
+
+    /// To be called now and then.
+    pub(crate) fn tend(self: &Arc<Self>) {
+        if !EXITING.load(Ordering::SeqCst) {
+            self.poll();
+        }
     }
 
     /// Looks whether a mark was reached whose callback did not run yet.
-    pub(crate) fn poll(self: &Arc<Self>) -> bool {
+    fn poll(self: &Arc<Self>) -> bool {
         let next = {
             let state = self.state();
             let next = state.chain.next_mark();

@@ -60,6 +60,8 @@ pub(crate) struct Keeper {
     is_running: AtomicBool,
     /// Changes when the thread is to look again.
     word: AtomicU32,
+    /// Held while the thread looks at marks.
+    looking: Mutex<()>,
     state: Mutex<State>,
 }
 
@@ -190,6 +192,7 @@ impl Keeper {
 
     /// Looks at the marks of those that are watched, and says when to look again.
     fn look(&self) -> Option<Duration> {
+        let _looking = self.looking.lock().unwrap_or_else(PoisonError::into_inner);
         // Taken out first: one that is to be watched meanwhile stays.
         let watched = std::mem::take(&mut self.state().watched);
         let mut next: Option<Duration> = None;
@@ -269,6 +272,15 @@ fn timespec(time: Duration) -> Option<Timespec> {
 extern "C" fn at_exit() {
     gates::exit();
     guarded(|| {
+        // A look that goes on is over in a moment, unless a callback inside it ends the process.
+        if let Some(keeper) = KEEPER.peek() {
+            for _ in 0..20 {
+                if keeper.looking.try_lock().is_ok() {
+                    break;
+                }
+                std::thread::sleep(STEP);
+            }
+        }
         for gates in queues::gates() {
             gates.open_all();
         }

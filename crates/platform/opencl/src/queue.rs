@@ -162,7 +162,7 @@ impl HwQueue for CommandQueue {
     }
 
     fn tend(&self) {
-        let _ = self.gates.poll();
+        self.gates.tend();
     }
 
     fn wait_mark(&self, block: &'static ControlBlock, value: u32) {

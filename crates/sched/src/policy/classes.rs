@@ -60,9 +60,12 @@ struct Device {
     /// A class that has no work just now but will soon, and until when that is believed.
     lingers: Option<(i32, Nanos, GroupId)>,
     standing: Standing,
-    /// The highest class registered when shares were last given, and whether several programs were below it.
+    /// The highest class registered when shares were last given, and whether programs below it starve each other unless
+    /// they have slices.
     top: Option<i32>,
     crowded: bool,
+    /// Several programs are below it.
+    several_below: bool,
     /// Members came or went since.
     regrouped: bool,
     /// What was last applied to the standing gates: classes from here on may run, if at all.
@@ -139,12 +142,13 @@ impl Classes {
         if of != was {
             of.inspect(|of| device.leave(*of, id));
             was.inspect(|was| device.join(*was, id));
+        }
+        if of != was || was.is_none() {
             decision.share(id, device.fair_share(was, self.top_is_special));
         }
         let Some(entry) = entry else {
             device.standing.forget(id);
             decision.run(id, false);
-            decision.share(id, device.fair_share(None, self.top_is_special));
             of.inspect(|of| take(&mut device.ready, *of, id));
             return;
         };
@@ -344,7 +348,8 @@ impl Device {
     /// By what is registered, not by what is ready: changing a share is slow, arrivals are frequent. A group that must not
     /// run has no class.
     fn fair_share(&self, class: Option<i32>, top_is_special: bool) -> HwShare {
-        match (class < self.top && top_is_special, self.crowded) {
+        let is_below = class.is_none() || class < self.top;
+        match (is_below && top_is_special, self.crowded) {
             (false, _) => HwShare::Normal,
             (true, false) => HwShare::Background,
             (true, true) => HwShare::Slice(CROWDED_SLICE),
@@ -359,11 +364,11 @@ impl Device {
         snapshot: &Snapshot<'_>,
         decision: &mut Decision,
     ) {
-        if !std::mem::take(&mut self.regrouped) {
-            return;
-        }
         let top = self.members.last_key_value().map(|(top, _)| *top);
-        let crowded = snapshot.one_background && self.has_several_below(top, snapshot);
+        if std::mem::take(&mut self.regrouped) {
+            self.several_below = top_is_special && self.has_several_below(top, snapshot);
+        }
+        let crowded = snapshot.one_background && self.several_below;
         let before = (self.top, self.crowded);
         if before == (top, crowded) {
             return;

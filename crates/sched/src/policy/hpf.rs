@@ -159,13 +159,14 @@ mod tests {
         check(3 * MS, &[(1, 0)], [Normal, Slice(200), Normal, Slice(200)]);
         let one = [(0, 0), (2, 0)];
         check(4 * MS, &one, [Normal, Normal, Normal, Background]);
-        // Elsewhere nobody is starved.
+        // Elsewhere nobody is starved; that a device does so may be known late.
         let mut world = World::new(Hpf::default(), &groups);
-        world.decide(MS);
-        assert_eq!(
-            [0, 1, 2, 3].map(|group| world.share(group)),
-            [Normal, Background, Background, Background]
-        );
+        for (one_background, share) in [(false, Background), (true, Slice(200))] {
+            world.one_background = one_background;
+            world.decide(MS);
+            let shares = [0, 1, 2, 3].map(|group| world.share(group));
+            assert_eq!(shares, [Normal, share, share, share]);
+        }
         // Groups of one program share its slice.
         let mut world = World::new(Hpf::default(), &groups);
         world.one_background = true;
