@@ -186,10 +186,11 @@ impl Shared {
         }
         state.live.insert(slot.index, entry);
         self.regroup(&mut state);
-        if let Some(attributes) = attributes {
-            state.explain(&attributes);
-        }
+        let said = attributes.and_then(|attributes| state.explain(&attributes));
         drop(state);
+        if let Some(said) = said {
+            crate::log::info(&said);
+        }
         self.wake();
     }
 
@@ -486,13 +487,11 @@ impl State {
         }
     }
 
-    /// Says why a level is no higher, once a reason.
-    fn explain(&mut self, attributes: &Attributes) {
-        if let Some(reason) = &attributes.reason
-            && self.said.insert(reason.clone())
-        {
-            crate::log::info(&format!("level {} in force: {reason}", attributes.level));
-        }
+    /// Why a level is no higher, once a reason; to be logged without the lock.
+    fn explain(&mut self, attributes: &Attributes) -> Option<String> {
+        let reason = attributes.reason.as_ref()?;
+        let is_new = self.said.insert(reason.clone());
+        is_new.then(|| format!("level {} in force: {reason}", attributes.level))
     }
 }
 
@@ -538,7 +537,10 @@ impl Link for Shared {
         if self.is_dead() {
             return;
         }
-        self.state().explain(&attributes);
+        let said = self.state().explain(&attributes);
+        if let Some(said) = said {
+            crate::log::info(&said);
+        }
         let message = ToScheduler::Level {
             slot: slot.index,
             attributes: shortened(attributes),
