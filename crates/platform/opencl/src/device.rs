@@ -25,6 +25,8 @@ const PATIENCE: Duration = Duration::from_millis(200);
 const PAUSES: usize = 8;
 /// A driver that takes longer than this for a gate has none that are worth it.
 const LONGEST_PAUSE: Duration = Duration::from_millis(20);
+/// How often a mark is looked at meanwhile.
+const LOOK: Duration = Duration::from_micros(20);
 
 /// A device, or a part of one.
 #[derive(Clone, Debug)]
@@ -215,7 +217,7 @@ fn least_pause(context: Opaque, queue: Queue) -> Trial {
     for _ in 0..PAUSES {
         match pause(context, queue)? {
             Some(one) => least = least.min(one),
-            // This thread may be the one that would call back.
+            // This thread may be the one that would execute it.
             None => return Ok(Duration::ZERO),
         }
     }
@@ -226,7 +228,8 @@ fn least_pause(context: Opaque, queue: Queue) -> Trial {
     Ok(least)
 }
 
-/// From the completion of a gate until the mark behind it calls back; `None`: it did not.
+/// From the completion of a gate until the mark behind it calls back or is seen to be reached, as some drivers call back
+/// late; `None`: neither.
 fn pause(context: Opaque, queue: Queue) -> Result<Option<Duration>, String> {
     /// Says when the mark was reached.
     unsafe extern "C" fn on_mark(_: Event, _: i32, data: Opaque) {
@@ -263,7 +266,12 @@ fn pause(context: Opaque, queue: Queue) -> Result<Option<Duration>, String> {
     let completed = Instant::now();
     // SAFETY: the user event made above, which nobody else completes.
     unsafe { driver::set_user_event(gate, CL_COMPLETE) };
-    let reached = reached.recv_timeout(PATIENCE);
+    let mut at = None;
+    while noted == CL_SUCCESS && at.is_none() && completed.elapsed() < PATIENCE {
+        let is_over = driver::event_status(mark).is_some_and(|status| status <= CL_COMPLETE);
+        let seen = is_over.then(Instant::now);
+        at = seen.or_else(|| reached.recv_timeout(LOOK).ok());
+    }
     // SAFETY: a queue of our own.
     unsafe { driver::finish(queue) };
     if marker == CL_SUCCESS {
@@ -277,8 +285,7 @@ fn pause(context: Opaque, queue: Queue) -> Result<Option<Duration>, String> {
             "the driver refused a gate (errors {barrier}, {marker}, {noted})"
         ));
     }
-    let reached = reached.ok();
-    Ok(reached.map(|at| at.saturating_duration_since(completed)))
+    Ok(at.map(|at| at.saturating_duration_since(completed)))
 }
 
 fn try_with(queue: Queue, gate: Event) -> Result<(), String> {

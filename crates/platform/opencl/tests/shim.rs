@@ -116,6 +116,26 @@ fn what_is_in_flight_stops_at_the_next_gate() {
 }
 
 #[test]
+fn where_the_driver_calls_back_late_gates_are_opened_by_whoever_looks_at_the_marks() {
+    const COMMANDS: u32 = 30;
+    client_of_late_calls(&[LOCAL, LEVEL_2], |completed_by_keeper| {
+        let cl = Cl::load();
+        let (queue, buffer, kernel) = (cl.queue(0), cl.buffer(64), cl.kernel());
+        cl.fill(queue, buffer, 0, &[]);
+        cl.finish(queue);
+        assert_eq!(scheduled(queue), 2);
+        // Some milliseconds each.
+        for _ in 0..COMMANDS {
+            cl.work(queue, kernel, buffer, 64, 400_000);
+        }
+        cl.finish(queue);
+        let expect = (0..COMMANDS * 400_000).fold(0, |word, _| after_one_round(word));
+        assert_eq!(cl.read(queue, buffer, 1), [expect]);
+        assert_ne!(completed_by_keeper(), 0);
+    });
+}
+
+#[test]
 fn level_three_is_offered_where_threads_may_be_raised_again() {
     client(&[LOCAL], || {
         let cl = Cl::load();

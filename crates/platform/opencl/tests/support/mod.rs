@@ -93,6 +93,38 @@ pub(crate) fn client_of(platforms: &[&str], environment: &[(&str, &str)], body: 
     client(&environment, body);
 }
 
+/// Runs `body` as [`client`] does, with the OpenCL of `tests/programs/late.c`, and gives it how many user events the
+/// shim's keeper has completed so far.
+pub(crate) fn client_of_late_calls(
+    environment: &[(&str, &str)],
+    body: impl FnOnce(extern "C" fn() -> u32),
+) {
+    const LIBRARY: &str = "XSCHED_OPENCL_LIB";
+    if env::var_os(ROLE).is_some() {
+        let path = env::var_os(LIBRARY).expect("the client is told");
+        // SAFETY: loading it has no conditions.
+        let late = Box::leak(Box::new(unsafe { Library::new(path) }.unwrap()));
+        // SAFETY: a function of this type.
+        let count = *unsafe { late.get(b"late_completed_by_keeper") }.unwrap();
+        return client(environment, || body(count));
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let arguments = [
+        "-Wall",
+        "-Werror",
+        "-shared",
+        "-fPIC",
+        "-Wl,--no-as-needed",
+        "-lOpenCL",
+        "-lpthread",
+        "-ldl",
+    ];
+    let late = compile(&folder, "late.c", &arguments);
+    let mut environment = environment.to_vec();
+    environment.push((LIBRARY, late.to_str().unwrap()));
+    client(&environment, || ());
+}
+
 /// Names the folder in which a loader looks for drivers.
 pub(crate) const VENDORS: &str = "OCL_ICD_VENDORS";
 
