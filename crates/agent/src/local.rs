@@ -18,7 +18,7 @@ use crate::{
 const SELF: ProcessId = ProcessId(1);
 /// The most that the starvation guard takes of a device for all of its groups together. They belong to one program:
 /// less than among programs of several owners will do, and leaves its urgent threads more.
-const SUM_OF_MINIMA: f64 = 0.15;
+const SUM_OF_MINIMA: f64 = 0.1;
 
 /// Runs until the process ends.
 pub(crate) fn run(shared: &Shared, policy: Option<&str>) {
