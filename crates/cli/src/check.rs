@@ -79,7 +79,11 @@ impl Check {
         }
     }
 
-    fn note(name: &'static str, detail: impl Into<String>, remedy: impl Into<String>) -> Check {
+    pub(crate) fn note(
+        name: &'static str,
+        detail: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Check {
         Check {
             verdict: Verdict::Note,
             remedy: Some(remedy.into()),

@@ -110,7 +110,10 @@ pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
     let mut checks = check::system();
     let (mut cuda, mut hip) = (None, None);
     match args.platform {
-        Platform::Cpu => checks.extend(check::cpu()),
+        Platform::Cpu => {
+            checks.extend(check::cpu());
+            checks.push(others());
+        }
         Platform::Cuda => {
             let (found, facts) = cuda::all();
             checks.extend(found);
@@ -143,6 +146,22 @@ pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// That only the CPU was tried, and what other devices want.
+fn others() -> Check {
+    match Paths::find().shims.is_empty() {
+        true => Check::note(
+            "others",
+            "no shim stands beside this command: programs on GPUs or OpenCL run unscheduled",
+            "`cargo xtask build --release` makes the shims",
+        ),
+        false => Check::note(
+            "others",
+            "devices other than the CPU were not tried",
+            "`xsched doctor --platform cuda`, `hip` or `opencl`",
+        ),
+    }
 }
 
 fn text(report: &Report, file: Option<&PathBuf>) -> Result<String, std::fmt::Error> {

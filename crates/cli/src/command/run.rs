@@ -115,6 +115,12 @@ fn prepare(command: &mut Command, args: &RunArgs) -> anyhow::Result<()> {
     if let Some(preload) = preload {
         command.env(shim::LD_PRELOAD, preload);
     }
+    if shims.is_empty() {
+        failure::say(
+            "no shim is installed beside xsched, so only programs that make XQueues by themselves are scheduled: build \
+             them with `cargo xtask build --release`",
+        );
+    }
     for path in refused {
         failure::say(&format!(
             "{} is not preloaded: its path holds a blank or a colon: install xsched elsewhere",
