@@ -32,6 +32,8 @@ impl Place {
             .current_dir(self.0.path())
             .env("STAND_IN", behaviour)
             .env("STAND_IN_PIDS", self.path("pids"))
+            // What a killed one leaves ends with this place.
+            .env("TMPDIR", self.0.path())
             .env_remove("DISPLAY")
             .env_remove("WAYLAND_DISPLAY");
         command

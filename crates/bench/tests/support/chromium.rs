@@ -74,6 +74,8 @@ impl Chromium {
             .env("XSCHED_INPUT", &input)
             .env("XSCHED_OUTPUT", &output)
             .env("HOME", profile.path())
+            // Or its sockets stay in the system's folder when it is killed.
+            .env("TMPDIR", profile.path())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
