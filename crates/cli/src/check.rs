@@ -273,6 +273,18 @@ fn settings() -> Check {
     if !settings.warnings.is_empty() {
         return Check::failed(NAME, settings.warnings.join("; "), "correct or unset them");
     }
+    let every: Vec<&str> = env::ALL.iter().map(|variable| variable.name).collect();
+    let unknown: Vec<String> = std::env::vars_os()
+        .filter_map(|(name, _)| name.into_string().ok())
+        .filter(|name| name.starts_with("XSCHED_") && !every.contains(&&**name))
+        .collect();
+    if !unknown.is_empty() {
+        return Check::note(
+            NAME,
+            format!("xsched knows no {}", unknown.join(", ")),
+            format!("correct or unset them; it knows {}", every.join(", ")),
+        );
+    }
     match settings.scheduler {
         Scheduler::Off => Check::note(
             NAME,

@@ -88,6 +88,13 @@ pub(crate) fn connect() -> anyhow::Result<Client> {
     if let Some(error) = unusable {
         return Err(error);
     }
+    if let Some(socket) = env::SOCKET.get() {
+        bail!(
+            "no daemon is running: nothing answers at {socket}: start one with `xsched serve --socket {socket}`, or \
+             unset {}",
+            env::SOCKET.name
+        );
+    }
     let tried: Vec<String> = candidates
         .iter()
         .map(|socket| socket.display().to_string())
