@@ -220,6 +220,13 @@ impl<Q: HwQueue> XQueue<Q> {
             .is_some_and(|launcher| launcher.query(ticket))
     }
 
+    /// Whether every command that was forwarded is known to be over, by the queue's marks. Never waits; false also where
+    /// no mark tells.
+    pub fn is_known_over(&self) -> bool {
+        let forwarded = self.slot().block.forwarded_count();
+        self.core.admission.marks.done(self.slot()) >= forwarded
+    }
+
     /// Stops the queue, whatever the scheduler says: buffered commands stay, and the scheduler is
     /// told to close the gate on those in flight.
     pub fn suspend(&self) {

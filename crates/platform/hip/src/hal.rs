@@ -374,7 +374,9 @@ entries! {
         let over = over(xq)?;
         let is_busy = with(over.stream, |queue| {
             let is_over = over.last.is_none_or(|ticket| queue.query(ticket));
-            !is_over || (queue.slot().block.state().is_ready() && !queue.hw().is_drained())
+            // A mark is a command of the stream itself, which is drained a moment after the mark is reached.
+            let is_idle = || queue.is_known_over() || queue.hw().is_drained();
+            !is_over || (queue.slot().block.state().is_ready() && !is_idle())
         })?;
         give(place, if is_busy { READY } else { IDLE })
     }
