@@ -7,6 +7,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::criteria::Verdict;
 use crate::manifest::Manifest;
 use crate::stats::{Interval, Summary};
 use crate::task::Arrival;
@@ -221,6 +222,11 @@ pub enum Unreadable {
 }
 
 impl Run {
+    /// What its criteria come down to.
+    pub fn verdict(&self) -> Verdict {
+        Verdict::of(&self.checks, self.failure.is_none())
+    }
+
     /// Reads the record in the folder of a run.
     pub fn read(folder: &Path) -> Result<Run, Unreadable> {
         #[derive(Deserialize)]

@@ -120,7 +120,7 @@ impl RunReport {
                 .filter(|_| !is_standalone(&run, &figure.contender))
                 .map(|(_, alone)| figure.throughput_per_s.ratio_to(alone));
         }
-        let verdict = Verdict::of(&run.checks, run.failure.is_none());
+        let verdict = run.verdict();
         RunReport {
             run,
             samples,

@@ -87,8 +87,7 @@ struct Options {
 
 /// What a run's record says that ended well without a verdict: one that is quick is not held to what it cannot know.
 fn unjudged(folder: &Path) -> Option<String> {
-    let run = Run::read(folder).ok()?;
-    let verdict = Verdict::of(&run.checks, run.failure.is_none());
+    let verdict = Run::read(folder).ok()?.verdict();
     (verdict != Verdict::Pass).then(|| verdict.text().to_lowercase())
 }
 

@@ -107,12 +107,13 @@ impl Paths {
 /// Prints the report; fails if a check did.
 pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
     let file = args.json.as_deref().map(Output::open).transpose()?;
+    let paths = Paths::find();
     let mut checks = check::system();
     let (mut cuda, mut hip) = (None, None);
     match args.platform {
         Platform::Cpu => {
             checks.extend(check::cpu());
-            checks.push(others());
+            checks.push(others(&paths));
         }
         Platform::Cuda => {
             let (found, facts) = cuda::all();
@@ -132,7 +133,7 @@ pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
         version: env!("CARGO_PKG_VERSION"),
         platform: args.platform,
         passed: checks.iter().all(|check| check.verdict != Verdict::Failed),
-        paths: Paths::find(),
+        paths,
         cuda,
         hip,
         checks,
@@ -149,8 +150,8 @@ pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// That only the CPU was tried, and what other devices want.
-fn others() -> Check {
-    match Paths::find().shims.is_empty() {
+fn others(paths: &Paths) -> Check {
+    match paths.shims.is_empty() {
         true => Check::note(
             "others",
             "no shim stands beside this command: programs on GPUs or OpenCL run unscheduled",

@@ -183,12 +183,10 @@ pub(crate) fn is_divided() -> bool {
 }
 
 fn any_divided(wishes: &[Wish]) -> bool {
-    let is_normal = |wish: &Wish| wish.share == Share::Normal;
-    let disagrees = |one: &Wish| {
-        let same = wishes.iter().filter(|wish| wish.device == one.device);
-        !is_normal(one) && same.into_iter().any(is_normal)
-    };
-    wishes.iter().any(disagrees)
+    let (normal, other): (Vec<&Wish>, Vec<&Wish>) =
+        wishes.iter().partition(|wish| wish.share == Share::Normal);
+    let is_normal_too = |wish: &&Wish| normal.iter().any(|normal| normal.device == wish.device);
+    other.iter().any(is_normal_too)
 }
 
 /// A stream comes; it counts as a normal one.

@@ -2,8 +2,8 @@
 //!
 //! On each device the groups of the highest class with work execute together, up to [`TOGETHER`] of them (more take
 //! turns); below the highest class registered one at a time where the hardware takes slices. A turn that a higher class
-//! interrupts goes on afterwards. An idle group of the highest class registered finds its gate open; of the others those that were active
-//! last, while nobody above them has work.
+//! interrupts goes on afterwards. An idle group of the highest class registered finds its gate open; of the others those
+//! that were active last, while nobody above them has work.
 
 use super::{Decision, GroupView, Snapshot, standing::Standing};
 use crate::{
