@@ -243,6 +243,27 @@ fn a_local_scheduler_needs_no_daemon() {
 }
 
 #[test]
+fn queues_that_a_process_tells_apart_have_connections_of_their_own() {
+    const CONNECTIONS: &str = "CUDA_DEVICE_MAX_CONNECTIONS";
+    let home = Home::new();
+    let connections = |variables: &[(&str, &str)]| {
+        let mut command = home.xsched();
+        command
+            .env_remove(CONNECTIONS)
+            .envs(variables.iter().copied());
+        let output = command.args(["run", "--", "env"]).output().unwrap();
+        environment(&output).remove(CONNECTIONS)
+    };
+    for scheduler in ["LCL", "APP"] {
+        let scheduler = ("XSCHED_SCHEDULER", scheduler);
+        assert_eq!(connections(&[scheduler]).as_deref(), Some("32"));
+        let own = connections(&[scheduler, (CONNECTIONS, "1")]);
+        assert_eq!(own.as_deref(), Some("1"), "the user's stays");
+        assert_eq!(connections(&[scheduler, ("XSCHED_DISABLE", "1")]), None);
+    }
+}
+
+#[test]
 fn a_named_daemon_that_is_not_there_is_said_and_the_program_runs() {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("xsched.sock");
