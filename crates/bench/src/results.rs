@@ -73,7 +73,7 @@ pub struct StandaloneResult {
     pub test_name: String,
     /// [`MODE_STANDALONE`].
     pub mode: String,
-    /// Length of the longest of these phases, seconds.
+    /// How long the open-loop task ran, in all rounds together, seconds.
     pub duration: f64,
     /// Start of the first phase, with the time zone's offset.
     pub timestamp: String,

@@ -264,7 +264,13 @@ fn rounds_alternate_and_copies_add_up() {
     // The record knows which samples are of which round, and judges the copies together.
     let report = RunReport::read(&bench.out()).unwrap();
     assert_eq!(report.problems, Vec::<String>::new());
-    assert_eq!(report.run.phases.len(), 2 + 2 * 3);
+    let order = report.run.phases.iter().map(|phase| &phase.contender[..]);
+    let round = ["standalone", "standalone", "native", "xsched"];
+    assert!(order.eq(round.into_iter().cycle().take(3 * round.len())));
+    let alone = report.figure("resnet18-high", "standalone").unwrap();
+    assert_eq!((alone.completed, alone.by_round.len()), (390, 3));
+    let alone = &bench.json("standalone_result.json")["high_priority"];
+    assert_eq!(alone["requests"], 390, "as many as under each way, in turn");
     let high = report.figure("resnet18-high", "xsched").unwrap();
     assert_eq!((high.completed, high.by_round.len()), (390, 3));
     let copies = report

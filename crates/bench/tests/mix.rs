@@ -62,7 +62,8 @@ fn a_whole_run_is_judged_and_leaves_a_record() {
         .iter()
         .map(|phase| format!("{}-{}", phase.contender, phase.round))
         .collect();
-    let expect = "standalone-1 standalone-1 native-1 xsched-1 theirs-1 native-2 xsched-2 theirs-2";
+    let expect = "standalone-1 standalone-1 native-1 xsched-1 theirs-1 \
+                  standalone-2 standalone-2 native-2 xsched-2 theirs-2";
     assert_eq!(order.join(" "), expect);
     assert_eq!(run.contenders[3].kind, Kind::Peer);
     let expect = [
@@ -86,7 +87,7 @@ fn a_whole_run_is_judged_and_leaves_a_record() {
     assert_eq!(run.failure, None);
     assert_eq!(bench.json("manifest.json")["scenario"], "shop");
     // A phase leaves its samples and their HDR log; beside them the record, reports, summary, manifest.
-    assert_eq!(bench.files().len(), 2 * 8 + 5);
+    assert_eq!(bench.files().len(), 2 * 10 + 5);
 
     let samples = bench.text("xsched-2_samples.csv");
     assert_eq!(samples.matches("\nsearch,").count(), 400);
@@ -181,7 +182,7 @@ fn a_run_that_ends_early_leaves_a_record_of_what_it_has() {
     let ended = custom(&bench, SHOP, &["--peer", "none"]);
     assert_eq!(ended.code, ExitCode::from(1));
     let run = Run::read(&bench.out()).unwrap();
-    assert_eq!(run.phases.len(), 2 + 3);
+    assert_eq!(run.phases.len(), 2 * 2 + 3);
     let failure = run.failure.unwrap();
     assert_eq!(failure.phase, "xsched-2");
     assert!(failure.message.contains("stand-in worker gives up"));

@@ -1,7 +1,7 @@
 //! Scenarios as data: tasks of any kind at once, what they must reach, and how that is measured.
 //!
 //! A [`Mix`] is read from a user's file ([`file`]) or made by a built-in scenario; `runner` measures it
-//! standalone, then in rounds under every way of scheduling ([`peers`]); `judge` compares. A
+//! in rounds, each task alone and all under every way of scheduling ([`peers`]); `judge` compares. A
 //! reader of the results needs the record in `run.json` only ([`mod@crate::run`]).
 
 mod file;
@@ -39,7 +39,7 @@ pub struct Mix {
     /// Every way of scheduling is measured this often, in turn.
     #[serde(default = "file::default_rounds", deserialize_with = "file::rounds")]
     pub rounds: u32,
-    /// Length of the phase of each task alone; by default as long as its limits need.
+    /// Time of each task alone, in all rounds together; by default as long as its limits need.
     #[serde(default, deserialize_with = "file::some_time")]
     pub standalone: Option<Duration>,
     /// Requests that each worker runs before it is ready.

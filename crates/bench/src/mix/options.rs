@@ -23,7 +23,7 @@ pub(crate) struct MixOptions {
     /// Measure every way of scheduling in turn, N times each.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=99))]
     rounds: Option<u32>,
-    /// Length of the phase of each task alone.
+    /// Time of each task alone, in all rounds together.
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     standalone: Option<Duration>,
     /// Short phases and warm-ups, one round, no peers: what has too few requests is not judged, and fails nothing.

@@ -195,7 +195,7 @@ impl Runner {
 
     fn measure(&mut self) -> Result<(), Stop> {
         let folder = self.session.store.dir().display().to_string();
-        let text = format!("each task alone; results go to {folder}");
+        let text = format!("rates and lengths; results go to {folder}");
         self.session.console.stage(1, &text);
         let tasks = self.mix.tasks.clone();
         for task in &tasks {
@@ -210,18 +210,14 @@ impl Runner {
             self.keep()?;
         }
         self.extend();
-        for task in &tasks {
-            let duration = self.alone_for(task);
-            let spec = self.spec(task);
-            let name = format!("standalone-{}", task.name);
-            let started = timestamp();
-            let measured = self.session.unscheduled(&name, vec![spec], duration)?;
-            self.finished("standalone", 1, &name, started, duration, measured, None)?;
-        }
+        // In turn, alone too, so that whatever changes slowly on the machine changes all of them.
         for round in 1..=self.mix.rounds {
             let contenders = self.run.contenders.clone();
             for contender in contenders {
-                self.round(&contender, round)?;
+                match contender.kind {
+                    Kind::Standalone => self.alone(&contender, round)?,
+                    _ => self.round(&contender, round)?,
+                }
             }
         }
         Ok(())
@@ -265,7 +261,8 @@ impl Runner {
         self.run.notes.push(without_folders(&text));
     }
 
-    /// A task whose limits compare percentiles runs alone until its own is known well enough.
+    /// How long a task runs alone in all rounds together. One whose limits compare percentiles does so until its own is
+    /// known well enough.
     fn alone_for(&self, task: &Task) -> Duration {
         if let Some(asked) = self.mix.standalone {
             return asked;
@@ -317,9 +314,6 @@ impl Runner {
 
     /// One phase of a way of scheduling.
     fn round(&mut self, contender: &Contender, round: u32) -> Result<(), Stop> {
-        if contender.kind == Kind::Standalone {
-            return Ok(());
-        }
         let name = format!("{}-{round}", contender.name);
         let duration = self.mix.duration;
         let text = format!(
@@ -397,6 +391,33 @@ impl Runner {
                 )
             }
         }
+    }
+
+    /// A round of every task by itself.
+    fn alone(&mut self, contender: &Contender, round: u32) -> Result<(), Stop> {
+        let rounds = self.mix.rounds;
+        let text = format!("Alone: one task at a time, round {round} of {rounds}");
+        self.session.console.stage(2, &text);
+        for task in self.mix.tasks.clone() {
+            let duration = self.alone_for(&task) / rounds;
+            let spec = self.spec(&task);
+            let name = match rounds {
+                1 => format!("{}-{}", contender.name, task.name),
+                _ => format!("{}-{}-{round}", contender.name, task.name),
+            };
+            let started = timestamp();
+            let measured = self.session.unscheduled(&name, vec![spec], duration)?;
+            self.finished(
+                &contender.name,
+                round,
+                &name,
+                started,
+                duration,
+                measured,
+                None,
+            )?;
+        }
+        Ok(())
     }
 
     /// Keeps what a phase has measured.

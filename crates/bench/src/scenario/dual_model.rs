@@ -38,6 +38,11 @@ const SCHEDULED: &str = "xsched_result.json";
 const REPORT: &str = "phase4_dual_model_report.md";
 const LOGS: &str = "logs/";
 
+/// Phases with one task.
+const PEAK: &str = "standalone-peak";
+const ALONE_HIGH: &str = "standalone-high";
+const ALONE_LOW: &str = "standalone-low";
+
 /// Requests that every worker runs before it is ready.
 const WARMUP: u32 = 10;
 
@@ -101,8 +106,10 @@ struct Experiment<'a> {
     /// What the rounds so far have measured, by phase: the high-priority task, then the others.
     baseline: Vec<Vec<Measurement>>,
     scheduled: Vec<Vec<Measurement>>,
-    /// Samples of the high-priority task alone.
-    alone: Vec<[f64; 3]>,
+    /// The same of each task alone, and, before that, of the high-priority model back to back.
+    alone_high: Vec<Measurement>,
+    alone_low: Vec<Measurement>,
+    peak: Option<(Measurement, LowResult)>,
 }
 
 impl<'a> Experiment<'a> {
@@ -155,7 +162,9 @@ impl<'a> Experiment<'a> {
             run,
             baseline: Vec::new(),
             scheduled: Vec::new(),
-            alone: Vec::new(),
+            alone_high: Vec::new(),
+            alone_low: Vec::new(),
+            peak: None,
         }
     }
 
@@ -198,11 +207,17 @@ impl<'a> Experiment<'a> {
             let result = result.as_ref();
             result.map_or(0, |result| result.by_round.len() as u32)
         };
-        let alone = u32::from(record.standalone.is_some());
+        let alone = self.alone_low.len() as u32;
         let (before, after) = (finished(&record.baseline), finished(&record.scheduled));
         let (baseline, scheduled) = (common.runs(Only::Baseline), common.runs(Only::Scheduled));
         [
-            ("standalone", STANDALONE, common.only.is_none(), alone, 1),
+            (
+                "standalone",
+                STANDALONE,
+                common.only.is_none(),
+                alone,
+                rounds,
+            ),
             ("baseline", BASELINE, baseline, before, rounds),
             ("scheduled", SCHEDULED, scheduled, after, rounds),
         ]
@@ -232,16 +247,22 @@ impl<'a> Experiment<'a> {
                 self.session.forget_samples(&round_name(phase, round))?;
             }
         }
-        for phase in ["standalone-peak", "standalone-high", "standalone-low"] {
+        for phase in [PEAK, ALONE_HIGH, ALONE_LOW] {
             self.session.forget_samples(phase)?;
+            for round in 1..=MOST_ROUNDS {
+                self.session.forget_samples(&round_name(phase, round))?;
+            }
         }
         Ok(())
     }
 
     fn measure(&mut self) -> Result<(), Stop> {
         let facts = self.prepare()?;
-        // In turn, so that whatever changes slowly on the machine changes both.
+        // In turn, so that whatever changes slowly on the machine changes all.
         for round in 1..=facts.rounds {
+            if self.options.common.only.is_none() {
+                self.round_alone(round, &facts)?;
+            }
             for (stage, phase) in [(2, Only::Baseline), (3, Only::Scheduled)] {
                 if self.options.common.runs(phase) {
                     self.announce(stage, phase, round);
@@ -257,6 +278,7 @@ impl<'a> Experiment<'a> {
     }
 
     fn announce(&mut self, stage: usize, phase: Only, round: u32) {
+        let round = self.numbered(round);
         let seconds = self.duration.as_secs_f64();
         let tasks = match self.options.low_copies {
             1 => "both tasks".to_owned(),
@@ -266,15 +288,19 @@ impl<'a> Experiment<'a> {
             Only::Baseline => "unscheduled",
             Only::Scheduled => "under XSched",
         };
-        let round = match self.options.rounds {
-            1 => String::new(),
-            rounds => format!(" (round {round} of {rounds})"),
-        };
         let text = format!("{}: {seconds} s, {tasks} {how}{round}", phase.name());
         self.session.console.stage(stage, &text);
     }
 
-    /// Settles rate and batch, and measures each task alone.
+    /// Which round it is, where there are several.
+    fn numbered(&self, round: u32) -> String {
+        match self.options.rounds {
+            1 => String::new(),
+            rounds => format!(" (round {round} of {rounds})"),
+        }
+    }
+
+    /// Settles rate, batch and the length of a phase.
     fn prepare(&mut self) -> Result<RunFacts, Stop> {
         let dir = self.session.store.dir().display().to_string();
         self.session
@@ -283,16 +309,11 @@ impl<'a> Experiment<'a> {
         self.session
             .console
             .line(&format!("      results go to {dir}"));
-        let timestamp = timestamp();
-        let short = SHORT.min(self.duration / 3);
-        let mut measured = Vec::new();
-
-        let mut high_priority_peak = None;
         let (rate_hz, rate_origin) = match (self.options.rate, &self.profile.rate) {
             (Some(rate), _) => (rate, "as given by --rate".to_owned()),
             (None, DefaultRate::Hz(rate)) => (*rate, "the default".to_owned()),
             (None, DefaultRate::ShareOfPeak(share)) => {
-                let peak = self.peak(short, &mut measured)?;
+                let peak = self.peak()?;
                 let rate = two_digits(peak.throughput_ips * share);
                 let origin = format!(
                     "{:.0}% of the measured standalone peak of {:.2} requests/s, as the device \
@@ -301,7 +322,6 @@ impl<'a> Experiment<'a> {
                     peak.throughput_ips,
                     self.profile.device.name()
                 );
-                high_priority_peak = Some(peak);
                 (rate, origin)
             }
         };
@@ -325,40 +345,6 @@ impl<'a> Experiment<'a> {
             .chain(&low)
             .map(record::task)
             .collect();
-        if self.options.common.only.is_some() {
-            return Ok(facts);
-        }
-
-        let longer = self.alone_for(&facts);
-        let high = self.alone("standalone-high", high, longer, &mut measured)?;
-        self.record_alone(&high, longer, &measured)?;
-        self.alone.clone_from(&high.samples);
-        let task = low
-            .into_iter()
-            .next()
-            .expect("there is a low-priority task");
-        let low = self.alone("standalone-low", task, short, &mut measured)?;
-        self.record_alone(&low, short, &measured)?;
-        let result = StandaloneResult {
-            test_name: TEST_NAME.into(),
-            mode: MODE_STANDALONE.into(),
-            duration: longer.as_secs_f64(),
-            timestamp,
-            high_priority_peak,
-            high_priority: self.some("standalone-high", HighResult::new(&[&high], longer))?,
-            low_priority: self.some(
-                "standalone-low",
-                LowResult::new(
-                    &self.options.low_task(facts.low_batch).name,
-                    &[&[low]],
-                    short,
-                ),
-            )?,
-            facts: facts.clone(),
-            samples_file: samples_file("standalone"),
-        };
-        self.session.keep(STANDALONE, &result)?;
-        self.record.standalone = Some(result);
         Ok(facts)
     }
 
@@ -378,8 +364,8 @@ impl<'a> Experiment<'a> {
         }
     }
 
-    /// How long the high-priority task runs alone at its rate: until its P99 is known as well as that of
-    /// the phases, but no longer than all rounds of one.
+    /// How long the high-priority task runs alone at its rate, in all rounds together: until its P99 is known as well as
+    /// that of the phases, but no longer than all rounds of one.
     fn alone_for(&self, facts: &RunFacts) -> Duration {
         let short = SHORT_AT_RATE.min(self.duration / 3);
         if self.options.common.quick {
@@ -391,11 +377,23 @@ impl<'a> Experiment<'a> {
         Duration::from_secs_f64(needed).clamp(short, most)
     }
 
+    /// How long a task runs alone and back to back, in all rounds together.
+    fn short(&self) -> Duration {
+        SHORT.min(self.duration / 3)
+    }
+
     /// What the high-priority model reaches alone and back to back.
-    fn peak(&mut self, duration: Duration, all: &mut Vec<Measurement>) -> Result<LowResult, Stop> {
-        let task = self.options.peak_task();
-        let measured = self.alone("standalone-peak", task, duration, all)?;
-        self.some("standalone-peak", alone_result(&measured, duration))
+    fn peak(&mut self) -> Result<LowResult, Stop> {
+        let duration = self.short();
+        let measured = self.alone(PEAK, self.options.peak_task(), duration)?;
+        let result = LowResult::new(
+            &measured.task.name,
+            &[std::slice::from_ref(&measured)],
+            duration,
+        );
+        let result = self.some(PEAK, result)?;
+        self.peak = Some((measured, result.clone()));
+        Ok(result)
     }
 
     /// Runs one task alone and unscheduled.
@@ -404,36 +402,71 @@ impl<'a> Experiment<'a> {
         name: &str,
         task: TaskSpec,
         duration: Duration,
-        all: &mut Vec<Measurement>,
     ) -> Result<Measurement, Stop> {
         let mut measured = self.session.unscheduled(name, vec![task], duration)?;
         self.session.keep_log(name, &measured)?;
-        let measurement = measured
+        Ok(measured
             .pop()
-            .expect("a finished phase has a result of every task");
-        all.push(measurement.clone());
-        Ok(measurement)
+            .expect("a finished phase has a result of every task"))
     }
 
-    /// Notes a task that was measured alone, and keeps the samples of all that were so far.
-    fn record_alone(
-        &mut self,
-        measured: &Measurement,
-        duration: Duration,
-        all: &Vec<Measurement>,
-    ) -> anyhow::Result<()> {
-        self.session
-            .keep_samples("standalone", std::slice::from_ref(all))?;
-        let one = std::slice::from_ref(measured);
-        self.note_phase(
-            record::STANDALONE,
-            1,
-            timestamp(),
-            duration,
-            one,
-            None,
-            "standalone",
-        )
+    /// A round of each task alone.
+    fn round_alone(&mut self, round: u32, facts: &RunFacts) -> Result<(), Stop> {
+        let text = format!("standalone: each task alone{}", self.numbered(round));
+        self.session.console.stage(1, &text);
+        let rate_hz = facts.rate_hz;
+        let high = self.options.high_task(Arrival::Open { rate_hz });
+        let low = self.options.low_tasks(facts.low_batch).into_iter().next();
+        let low = low.expect("there is a low-priority task");
+        let longer = self.alone_for(facts) / facts.rounds;
+        let short = self.short() / facts.rounds;
+        for (phase, task, duration) in [(ALONE_HIGH, high, longer), (ALONE_LOW, low, short)] {
+            let name = match facts.rounds {
+                1 => phase.to_owned(),
+                _ => round_name(phase, round),
+            };
+            let started = timestamp();
+            let measured = self.alone(&name, task, duration)?;
+            let one = std::slice::from_ref(&measured);
+            match phase {
+                ALONE_HIGH => self.alone_high.extend_from_slice(one),
+                _ => self.alone_low.extend_from_slice(one),
+            }
+            let samples = self.alone_by_round();
+            self.session.keep_samples(record::STANDALONE, &samples)?;
+            let contender = record::STANDALONE;
+            self.note_phase(contender, round, started, duration, one, None, contender)?;
+        }
+        let high: Vec<&Measurement> = self.alone_high.iter().collect();
+        let high = HighResult::new(&high, longer);
+        let low: Vec<&[Measurement]> = self.alone_low.chunks(1).collect();
+        let low = LowResult::new(&self.options.low_task(facts.low_batch).name, &low, short);
+        let started = |phase: &run::Phase| phase.timestamp.clone();
+        let result = StandaloneResult {
+            test_name: TEST_NAME.into(),
+            mode: MODE_STANDALONE.into(),
+            duration: longer.as_secs_f64() * f64::from(round),
+            timestamp: self.run.phases.first().map(started).unwrap_or_default(),
+            high_priority_peak: self.peak.as_ref().map(|(_, result)| result.clone()),
+            high_priority: self.some(ALONE_HIGH, high)?,
+            low_priority: self.some(ALONE_LOW, low)?,
+            facts: facts.clone(),
+            samples_file: samples_file(record::STANDALONE),
+        };
+        self.session.keep(STANDALONE, &result)?;
+        self.record.standalone = Some(result);
+        Ok(())
+    }
+
+    /// What was measured of single tasks, by round.
+    fn alone_by_round(&self) -> Vec<Vec<Measurement>> {
+        let round = |round: usize| {
+            let peak = self.peak.iter().map(|(measured, _)| measured);
+            let peak = peak.filter(move |_| round == 0);
+            let (high, low) = (self.alone_high.get(round), self.alone_low.get(round));
+            peak.chain(high).chain(low).cloned().collect()
+        };
+        (0..self.alone_high.len()).map(round).collect()
     }
 
     /// Writes the record with one more phase, whose samples are kept already.
@@ -629,11 +662,16 @@ impl<'a> Experiment<'a> {
             return;
         };
         console.stage(4, "compare");
+        let alone: Vec<[f64; 3]> = self
+            .alone_high
+            .iter()
+            .flat_map(|measured| measured.samples.iter().copied())
+            .collect();
         let evidence = Evidence {
             baseline,
             scheduled,
             standalone: record.standalone.as_ref(),
-            alone: &self.alone,
+            alone: &alone,
             before: &record::samples(&self.baseline),
             after: &record::samples(&self.scheduled),
             cost: &criteria::cost(self.run.phases_of(record::contender(Only::Scheduled))),
@@ -695,12 +733,6 @@ fn pool(
         HighResult::new(&high, duration),
         LowResult::new(low_name, &low, duration),
     )
-}
-
-/// A task alone and back to back.
-fn alone_result(measured: &Measurement, duration: Duration) -> Option<LowResult> {
-    let name = &measured.task.name;
-    LowResult::new(name, &[std::slice::from_ref(measured)], duration)
 }
 
 /// Rounded down to two digits after the point, or two significant ones where it is smaller: a rate
