@@ -37,6 +37,35 @@ fn the_schema_is_pinned() {
     assert_json_snapshot!("hint", answer, { ".pids[]" => "[pid]" });
 }
 
+#[test]
+fn the_page_about_the_api_names_every_path_and_field() {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/http.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let check = |word: &str| assert!(page.contains(&format!("`{word}`")), "{word}");
+    let daemon = TestDaemon::start();
+    let (_high, _low) = high_and_low(&daemon);
+    let api = daemon.api();
+    for path in [path::STATUS, path::QUEUES, path::POLICIES, path::POLICY] {
+        check(path);
+        let answer: Value = api.get(path).unwrap();
+        let list = answer
+            .as_object()
+            .unwrap()
+            .values()
+            .find_map(Value::as_array);
+        let first = list.map(|list| &list[0]);
+        for fields in [Some(&answer), first].into_iter().flatten() {
+            fields
+                .as_object()
+                .unwrap()
+                .keys()
+                .for_each(|key| check(key));
+        }
+    }
+    check(path::HINTS);
+    check(path::ACTIVE_WINDOW);
+}
+
 #[track_caller]
 fn check_error<T: std::fmt::Debug>(
     result: Result<T, ClientError>,

@@ -169,6 +169,30 @@ fn a_trace_is_played_as_recorded() {
 }
 
 #[test]
+fn the_page_about_scenarios_has_one_that_plays() {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/simulator.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let (_, rest) = page.split_once("```toml\n").unwrap();
+    let (text, _) = rest.split_once("```").unwrap();
+    let scenario = Scenario::parse(text).unwrap();
+    assert_eq!(scenario.policies, ["fifo", "hpf"]);
+    let other = text.replace(
+        "poisson = \"100ms\"",
+        "bursty = { count = 2, every = \"1s\" }",
+    );
+    let other = other.replace("fixed = \"50us\"", "uniform = [\"50us\", \"60us\"]");
+    assert_ne!(other, text);
+    Scenario::parse(&other).unwrap();
+    // A key that the page does not name would be new.
+    let error = Scenario::parse(&text.replace("slice =", "slise =")).unwrap_err();
+    let error = error.to_string();
+    let (_, known) = error.split_once("expected one of ").unwrap();
+    for key in known.split('`').skip(1).step_by(2) {
+        assert!(page.contains(&format!("`{key}`")), "{key}");
+    }
+}
+
+#[test]
 fn every_shipped_scenario_is_well_formed() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/scenarios");
     let mut count = 0;
