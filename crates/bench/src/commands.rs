@@ -50,6 +50,9 @@ pub(crate) trait Commands: Send + Sync {
     /// Another queue, of commands of the same length.
     fn another(&self) -> anyhow::Result<Arc<dyn Commands>>;
 
+    /// The same, a queue that the driver itself prefers to the others; an error where it has no such thing.
+    fn urgent(&self) -> anyhow::Result<Arc<dyn Commands>>;
+
     /// Length of a command in the device's own measure.
     fn rounds(&self) -> u64;
 
@@ -182,6 +185,10 @@ impl Commands for OnCpu {
         Ok(Arc::new(OnCpu::with(self.agent.clone(), self.rounds)?))
     }
 
+    fn urgent(&self) -> anyhow::Result<Arc<dyn Commands>> {
+        bail!("queues of the CPU have no priorities of their own")
+    }
+
     fn rounds(&self) -> u64 {
         self.rounds
     }
@@ -279,6 +286,10 @@ impl Commands for OnCuda {
             self.rounds,
             self.kernels.another()?,
         )?))
+    }
+
+    fn urgent(&self) -> anyhow::Result<Arc<dyn Commands>> {
+        Ok(Arc::new(OnCuda::with(self.rounds, self.kernels.urgent()?)?))
     }
 
     fn rounds(&self) -> u64 {

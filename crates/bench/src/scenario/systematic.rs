@@ -1,10 +1,11 @@
 //! Scenario `systematic`: threads of one process, scheduled inside it.
 //!
 //! Sixteen threads have a queue each and work back to back; a task is a series of commands of a set
-//! duration and the wait for them. Four cases, in interleaved rounds, a process each: one thread alone;
-//! sixteen unscheduled; three high and thirteen low ones; one high and fifteen low ones, by the agent's
-//! own scheduler. What counts is how long a high task takes, against alone. The low threads work until
-//! the high ones have done all of their tasks.
+//! duration and the wait for them. The cases, in interleaved rounds, a process each: one thread alone;
+//! sixteen unscheduled; on CUDA sixteen of which one has a stream of the driver's highest priority; three
+//! high and thirteen low ones, and one high and fifteen low ones, by the agent's own scheduler. What
+//! counts is how long a high task takes, against alone. The low threads work until the high ones have
+//! done all of their tasks.
 
 mod threads;
 
@@ -15,7 +16,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::{ArgMatches, Args as _, Command, FromArgMatches};
 
-use self::threads::{Done, Shape};
+use self::threads::{BY_DRIVER, Done, Shape};
 use super::Scenario;
 use crate::criteria::{self, Limit};
 use crate::estimate::Estimate;
@@ -45,37 +46,53 @@ const CALIBRATE: &str = "calibrate";
 const SETUP_LIMIT: Duration = Duration::from_secs(120);
 const HANG_LIMIT: Duration = Duration::from_secs(120);
 
-/// A case: its name, its threads, and whether they are scheduled.
+/// A case: its name, its threads, and who prefers the high ones.
 struct Case {
     name: &'static str,
     title: &'static str,
     high: u32,
     low: u32,
-    scheduled: bool,
+    by: By,
 }
 
-const CASES: [Case; 4] = [
-    case("alone", "1 alone", 1, 0, false),
-    case("unscheduled", "16 unscheduled", 1, 15, false),
-    case("three-high", "3 high + 13 low", 3, 13, true),
-    case("one-high", "1 high + 15 low", 1, 15, true),
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum By {
+    Nobody,
+    /// Priorities of the driver's own streams. CUDA has them.
+    Driver,
+    Scheduler,
+}
+
+const CASES: [Case; 5] = [
+    case("alone", "1 alone", 1, 0, By::Nobody),
+    case("unscheduled", "16 unscheduled", 1, 15, By::Nobody),
+    case(
+        "stream-priority",
+        "1 + 15 by CUDA's priorities",
+        1,
+        15,
+        By::Driver,
+    ),
+    case("three-high", "3 high + 13 low", 3, 13, By::Scheduler),
+    case("one-high", "1 high + 15 low", 1, 15, By::Scheduler),
 ];
 const ALONE: usize = 0;
-const JUDGED: usize = 3;
+const JUDGED: usize = 4;
 
-const fn case(
-    name: &'static str,
-    title: &'static str,
-    high: u32,
-    low: u32,
-    scheduled: bool,
-) -> Case {
+/// Those that a device has.
+fn cases(device: Device) -> impl Iterator<Item = &'static Case> {
+    CASES
+        .iter()
+        .filter(move |case| case.by != By::Driver || device == Device::Cuda)
+}
+
+const fn case(name: &'static str, title: &'static str, high: u32, low: u32, by: By) -> Case {
     Case {
         name,
         title,
         high,
         low,
-        scheduled,
+        by,
     }
 }
 
@@ -89,7 +106,7 @@ impl Scenario for Systematic {
 
     fn measures(&self) -> &'static str {
         "Sixteen threads of one process under its own scheduler: a task of 1 high thread beside 15 low ones, \
-         of 3 beside 13, and unscheduled, against alone"
+         of 3 beside 13, unscheduled, and by CUDA's stream priorities, against alone"
     }
 
     fn passes_when(&self) -> &'static str {
@@ -108,7 +125,8 @@ impl Scenario for Systematic {
             return Ok(Outcome::Pass);
         }
         if let Some(peer) = &options.peer {
-            let shape = Shape::parse(peer).context("HIGH+LOW:ROUNDS expected")?;
+            let shape =
+                Shape::parse(peer).context("HIGH+LOW:ROUNDS or HIGH+LOW:ROUNDS:driver expected")?;
             threads::run(&options, shape)?;
             return Ok(Outcome::Pass);
         }
@@ -142,7 +160,7 @@ struct Options {
     /// Print the result as JSON on standard output, and the text for people on standard error.
     #[arg(long)]
     json: bool,
-    /// Be one of the processes: `calibrate`, or HIGH+LOW:ROUNDS.
+    /// Be one of the processes: `calibrate`, or HIGH+LOW:ROUNDS, or that with :driver.
     #[arg(long, hide = true)]
     peer: Option<String>,
 }
@@ -240,10 +258,11 @@ fn start(options: &Options, manifest: Manifest) -> Run {
     let contender = |case: &Case| Contender {
         name: case.name.to_owned(),
         title: case.title.to_owned(),
-        kind: match (case.name == CASES[ALONE].name, case.scheduled) {
-            (true, _) => Kind::Standalone,
-            (_, false) => Kind::Native,
-            (_, true) => Kind::Scheduled,
+        kind: match case.by {
+            By::Nobody if case.low == 0 => Kind::Standalone,
+            By::Nobody => Kind::Native,
+            By::Driver => Kind::Peer,
+            By::Scheduler => Kind::Scheduled,
         },
     };
     Run {
@@ -264,7 +283,7 @@ fn start(options: &Options, manifest: Manifest) -> Run {
             batch: 1,
             arrival: Arrival::Closed,
         }],
-        contenders: CASES.iter().map(contender).collect(),
+        contenders: cases(options.device).map(contender).collect(),
         phases: Vec::new(),
         checks: Vec::new(),
         notes: Vec::new(),
@@ -276,7 +295,7 @@ impl Experiment<'_> {
     fn rounds(&mut self) -> anyhow::Result<()> {
         let rounds_each = calibrate(self.options, &self.launcher, &self.interrupt)?;
         for round in 1..=self.options.rounds {
-            for case in &CASES {
+            for case in cases(self.options.device) {
                 let name = format!("{}-{round}", case.name);
                 self.run.failure = Some(run::Failure::unfinished(&name));
                 let timestamp = timestamp();
@@ -288,12 +307,14 @@ impl Experiment<'_> {
     }
 
     fn case(&self, case: &Case, name: &str, rounds_each: u64) -> anyhow::Result<Done> {
-        let Case { high, low, .. } = case;
-        let role = format!("{high}+{low}:{rounds_each}");
+        let Case { high, low, by, .. } = case;
+        let by_driver = if *by == By::Driver { BY_DRIVER } else { "" };
+        let role = format!("{high}+{low}:{rounds_each}{by_driver}");
         let Experiment {
             options, launcher, ..
         } = self;
-        let command = command(options, case.name, case.scheduled, &role, launcher);
+        let scheduled = case.by == By::Scheduler;
+        let command = command(options, case.name, scheduled, &role, launcher);
         let mut peer = Peer::start(launcher, command, name, &self.interrupt)?;
         peer.read(SETUP_LIMIT)?;
         let line = peer.ask("start", options.longest(case))?;
@@ -413,7 +434,7 @@ fn checks(report: &RunReport) -> Vec<Check> {
     let scheduled = |contender: &str| {
         CASES
             .iter()
-            .any(|case| case.name == contender && case.scheduled)
+            .any(|case| case.name == contender && case.by == By::Scheduler)
     };
     let phases = report.run.phases.iter();
     let wrong = phases.filter(|phase| {

@@ -26,17 +26,27 @@ pub(super) struct Shape {
     low: u32,
     /// Length of a command in the device's own measure: the same for every process.
     rounds: u64,
+    /// The high threads' queues have the driver's own highest priority.
+    by_driver: bool,
 }
 
+/// What [`Shape`]'s text ends with where `by_driver` is set.
+pub(super) const BY_DRIVER: &str = ":driver";
+
 impl Shape {
-    /// `HIGH+LOW:ROUNDS`.
+    /// `HIGH+LOW:ROUNDS` or `HIGH+LOW:ROUNDS:driver`.
     pub(super) fn parse(text: &str) -> Option<Shape> {
+        let (text, by_driver) = match text.strip_suffix(BY_DRIVER) {
+            Some(text) => (text, true),
+            None => (text, false),
+        };
         let (threads, rounds) = text.split_once(':')?;
         let (high, low) = threads.split_once('+')?;
         Some(Shape {
             high: high.parse().ok().filter(|&high| high > 0)?,
             low: low.parse().ok()?,
             rounds: rounds.parse().ok()?,
+            by_driver,
         })
     }
 }
@@ -61,9 +71,13 @@ pub(super) fn calibrate(options: &Options) -> anyhow::Result<()> {
 /// Says when it is ready, and to a line what the threads did.
 pub(super) fn run(options: &Options, shape: Shape) -> anyhow::Result<()> {
     let first = commands::open_equal(options.device, shape.rounds)?;
-    let mut queues = vec![first.clone()];
-    for _ in 1..shape.high + shape.low {
-        queues.push(first.another()?);
+    let mut queues = Vec::new();
+    for index in 0..shape.high + shape.low {
+        queues.push(match index {
+            _ if shape.by_driver && index < shape.high => first.urgent()?,
+            0 => first.clone(),
+            _ => first.another()?,
+        });
     }
     let off = env::DISABLE.get().is_some_and(|value| value != "0");
     for (queue, index) in queues.iter().zip(0..) {
@@ -194,9 +208,18 @@ mod tests {
 
     #[test]
     fn shapes_have_a_high_thread() {
-        let shape = |high, low, rounds| Some(Shape { high, low, rounds });
+        let shape = |high, low, rounds| {
+            Some(Shape {
+                high,
+                low,
+                rounds,
+                by_driver: false,
+            })
+        };
         assert_eq!(Shape::parse("3+13:7"), shape(3, 13, 7));
         assert_eq!(Shape::parse("1+0:900000"), shape(1, 0, 900_000));
+        let by_driver = Shape::parse("1+15:7:driver");
+        assert!(by_driver.is_some_and(|shape| shape.by_driver && shape.rounds == 7));
         for wrong in ["0+3:1", "3:1", "3+:1", "+3:1", "a+b:1", "1+1", "1+1:"] {
             assert_eq!(Shape::parse(wrong), None, "{wrong}");
         }

@@ -63,7 +63,8 @@ entry_points! {
     memory_allocate = "cuMemAlloc_v2" (*mut u64, usize);
     host_allocate = "cuMemHostAlloc" (*mut Raw, usize, u32);
     host_device_pointer = "cuMemHostGetDevicePointer_v2" (*mut u64, Raw, u32);
-    stream_create = "cuStreamCreate" (*mut Raw, u32);
+    stream_create = "cuStreamCreateWithPriority" (*mut Raw, u32, i32);
+    stream_priorities = "cuCtxGetStreamPriorityRange" (*mut i32, *mut i32);
     stream_synchronize = "cuStreamSynchronize" (Raw);
     stream_wait_value = "cuStreamWaitValue32_v2" (Raw, u64, u32, u32);
     fill_words = "cuMemsetD32Async" (u64, u32, usize, Raw);
@@ -300,13 +301,28 @@ impl Device {
         })
     }
 
-    /// A new stream that the default stream does not wait for.
+    /// A new stream that the default stream does not wait for, of the lowest priority that the driver has.
     pub(crate) fn stream(&self) -> Result<Stream, Error> {
+        const LOWEST: i32 = 0;
+        self.stream_with_priority(LOWEST)
+    }
+
+    /// The same, of the driver's highest priority.
+    pub(crate) fn urgent_stream(&self) -> Result<Stream, Error> {
+        let (mut least, mut greatest) = (0, 0);
+        // SAFETY: places for the results.
+        self.api.check("cuCtxGetStreamPriorityRange", unsafe {
+            (self.api.stream_priorities)(&mut least, &mut greatest)
+        })?;
+        self.stream_with_priority(greatest)
+    }
+
+    fn stream_with_priority(&self, priority: i32) -> Result<Stream, Error> {
         const NON_BLOCKING: u32 = 1;
         let mut stream = ptr::null_mut();
         // SAFETY: a place for the result.
-        self.api.check("cuStreamCreate", unsafe {
-            (self.api.stream_create)(&mut stream, NON_BLOCKING)
+        self.api.check("cuStreamCreateWithPriority", unsafe {
+            (self.api.stream_create)(&mut stream, NON_BLOCKING, priority)
         })?;
         Ok(Stream(stream))
     }

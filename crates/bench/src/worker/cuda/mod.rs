@@ -82,16 +82,24 @@ impl Kernels {
 
     /// Opens the device; nobody knows how long a round takes.
     pub(crate) fn uncalibrated() -> Result<Kernels, Error> {
-        Kernels::on(Device::open()?, 0.0)
+        let device = Device::open()?;
+        let stream = device.stream()?;
+        Kernels::on(device, stream, 0.0)
     }
 
     /// Another stream, with kernels of its own.
     pub(crate) fn another(&self) -> Result<Kernels, Error> {
-        Kernels::on(self.device.clone(), self.rounds_per_us)
+        let stream = self.device.stream()?;
+        Kernels::on(self.device.clone(), stream, self.rounds_per_us)
     }
 
-    fn on(device: Device, rounds_per_us: f64) -> Result<Kernels, Error> {
-        let stream = device.stream()?;
+    /// The same with a stream that the driver prefers.
+    pub(crate) fn urgent(&self) -> Result<Kernels, Error> {
+        let stream = self.device.urgent_stream()?;
+        Kernels::on(self.device.clone(), stream, self.rounds_per_us)
+    }
+
+    fn on(device: Device, stream: Stream, rounds_per_us: f64) -> Result<Kernels, Error> {
         Ok(Kernels {
             data: device.device_words(device.blocks as usize * BLOCK, stream)?,
             counter: device.device_words(1, stream)?,
