@@ -139,6 +139,20 @@ fn a_stream_that_waits_for_a_held_one_gets_through() {
     });
 }
 
+#[test]
+fn so_does_one_behind_it_in_a_hardware_connection() {
+    shimmed(&[LOCAL, ("CUDA_DEVICE_MAX_CONNECTIONS", "1")], |cuda| {
+        cuda.start();
+        let (open, held, place) = one_open_one_held(cuda);
+        let own = cuda.word();
+        write(cuda, open.stream, own, 1);
+        cuda.synchronize(open.stream);
+        // What stood before it has run as well.
+        assert_eq!((value(own), value(place)), (1, 1));
+        until("closed again", || !held.block.is_open());
+    });
+}
+
 /// A client of a daemon whose first stream is held, and whose second then waits for it.
 fn waiting() {
     let cuda = Cuda::load();

@@ -25,6 +25,7 @@
 //! | `STANDIN_EXIT` | `wait`: the exit of a process waits for its commands | it does not |
 //! | `STANDIN_MEMORY_MIB` | memory of a device, for each process | 4096 |
 //! | `CUDA_VISIBLE_DEVICES`, `CUDA_LAUNCH_BLOCKING`, `CUDA_MODULE_LOADING=EAGER`, `HIP_VISIBLE_DEVICES` | as there (indices only) | |
+//! | `CUDA_DEVICE_MAX_CONNECTIONS` | as there, for HIP's streams as well | 8 |
 //!
 //! # Kernels
 //! Any image loads as a module, and every module has these functions. `address` is 8 bytes, every
@@ -55,6 +56,9 @@
 //! - **Processes** on a device take turns of 2 ms, round robin, 0.2 ms a change, while more than one
 //!   has kernels to run. `SET_TIMESLICE` changes the length of a process's turns. A process that ends
 //!   or is killed loses its turn within 20 ms, a stopped one after 0.5 s.
+//! - **Connections**: streams reach the device through eight of them, in turn. Kernels, and reads and
+//!   writes of values in memory, leave a connection in the order of submission, so that a stream may
+//!   stand behind a wait of another one.
 //! - **A full stream** (1,000 commands) makes a launch wait in the caller.
 //! - **Waits for a whole context**: the first launch of a function (lazy loading), `cuStreamCreate`,
 //!   freeing, unregistering, unloading, destroying a context. A real driver does so in part of the

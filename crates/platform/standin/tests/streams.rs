@@ -70,6 +70,47 @@ fn a_stream_executes_in_order() {
     });
 }
 
+/// Appends 0, 1 and 2 on a stream each, the first of them held until the second is done and `meanwhile` was told of the
+/// third. Gives what was appended last.
+fn last_of_three(connections: &str, meanwhile: fn(&Cuda, Handle), check: fn(last: u32)) {
+    let variables = [
+        ("CUDA_DEVICE_MAX_CONNECTIONS", connections),
+        ("CUDA_MODULE_LOADING", "EAGER"),
+    ];
+    client(&variables, |cuda| {
+        cuda.start();
+        let streams = [(); 3].map(|()| cuda.stream(NON_BLOCKING));
+        let (gate, log) = (cuda.word(), cuda.alloc(64));
+        let add = cuda.function("append_u32");
+        cuda.hold(streams[0], gate, 1);
+        for (stream, value) in streams.into_iter().zip(0..) {
+            append(cuda, stream, add, log, value);
+        }
+        cuda.synchronize(streams[1]);
+        meanwhile(cuda, streams[2]);
+        cuda.open(gate);
+        for stream in streams {
+            cuda.synchronize(stream);
+        }
+        check(cuda.words(log, 4)[3]);
+    });
+}
+
+#[test]
+fn streams_that_share_a_connection_wait_for_each_other() {
+    let stands = |cuda: &Cuda, third| {
+        a_while();
+        assert_eq!(cuda.query(third), NOT_READY);
+    };
+    last_of_three("2", stands, |last| assert_eq!(last, 2));
+}
+
+#[test]
+fn streams_with_a_connection_each_do_not() {
+    let ends = |cuda: &Cuda, third| cuda.synchronize(third);
+    last_of_three("32", ends, |last| assert_eq!(last, 0));
+}
+
 #[test]
 fn the_legacy_stream_and_blocking_streams_wait_for_each_other() {
     client(&[], |cuda| {

@@ -3,6 +3,9 @@
 //! Device time follows the clock but is exact: a kernel ends when its start and its duration say,
 //! however late the thread that notices wakes. Kernels have the device one at a time, by priority,
 //! then by who was ready first; everything else takes no time. The engine is told the time.
+//!
+//! Lanes reach the device through a few connections. What computes, or reads or writes a value in
+//! memory, leaves a connection in the order of submission, whichever lanes it came from.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -39,9 +42,18 @@ pub(crate) struct Command {
     pub(crate) submitted: u64,
 }
 
+impl Command {
+    /// Copies, host functions and marks in the order have other ways.
+    fn takes_the_connection(&self) -> bool {
+        matches!(self.work, Work::Kernel(_) | Work::Wait(_) | Work::Write(_))
+    }
+}
+
 #[derive(Debug)]
 struct Lane {
-    queue: VecDeque<Command>,
+    /// With the number of its submission.
+    queue: VecDeque<(u64, Command)>,
+    connection: usize,
     /// Device time at which the last completed command ended.
     time: u64,
     /// Lower is more urgent.
@@ -87,6 +99,9 @@ enum Turn {
 pub(crate) struct Engine {
     lanes: BTreeMap<LaneId, Lane>,
     next_lane: LaneId,
+    /// Of each connection: device time at which the last completed command left it.
+    connections: Vec<u64>,
+    submissions: u64,
     share: Share,
     turn: Turn,
     running: Option<Running>,
@@ -102,10 +117,12 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    pub(crate) fn new(share: Share) -> Self {
+    pub(crate) fn new(share: Share, connections: usize) -> Self {
         Self {
             lanes: BTreeMap::new(),
             next_lane: 0,
+            connections: vec![0; connections.max(1)],
+            submissions: 0,
             share,
             turn: Turn::Away {
                 wanted: false,
@@ -124,6 +141,7 @@ impl Engine {
         self.next_lane += 1;
         let lane = Lane {
             queue: VecDeque::new(),
+            connection: self.next_lane as usize % self.connections.len(),
             time: 0,
             priority,
             closed: false,
@@ -143,7 +161,8 @@ impl Engine {
 
     pub(crate) fn submit(&mut self, lane: LaneId, command: Command) {
         let lane = self.lanes.get_mut(&lane).expect("an open lane");
-        lane.queue.push_back(command);
+        self.submissions += 1;
+        lane.queue.push_back((self.submissions, command));
     }
 
     /// Commands in a lane that have not completed.
@@ -215,7 +234,7 @@ impl Engine {
     fn advance(&mut self, id: LaneId, now: u64) -> bool {
         let mut progress = false;
         while let Some((lane, ready)) = self.ready(id) {
-            let Some(head) = lane.queue.front() else {
+            let Some((_, head)) = lane.queue.front() else {
                 break;
             };
             let end = match &head.work {
@@ -251,21 +270,46 @@ impl Engine {
 
     /// The lane, if its head may execute, and from which device time on.
     fn ready(&mut self, lane: LaneId) -> Option<(&mut Lane, u64)> {
+        let free = self.connection_free(lane)?;
         let lane = self.lanes.get_mut(&lane)?;
-        let head = lane.queue.front()?;
+        let (_, head) = lane.queue.front()?;
         if lane.busy {
             return None;
         }
-        let mut ready = lane.time.max(head.submitted);
+        let mut ready = lane.time.max(head.submitted).max(free);
         for token in &head.after {
             ready = ready.max(token.time()?);
         }
         Some((lane, ready))
     }
 
+    /// From which device time on the head of a lane may leave its connection; `None` while another
+    /// lane's stands before it there.
+    fn connection_free(&self, id: LaneId) -> Option<u64> {
+        let lane = self.lanes.get(&id)?;
+        let (mine, head) = lane.queue.front()?;
+        if !head.takes_the_connection() {
+            return Some(0);
+        }
+        let others = self
+            .lanes
+            .values()
+            .filter(|other| other.connection == lane.connection);
+        let mut firsts = others.filter_map(|other| {
+            let mut commands = other.queue.iter();
+            commands.find(|(_, command)| command.takes_the_connection())
+        });
+        let is_first = firsts.all(|(number, _)| number >= mine);
+        is_first.then(|| self.connections[lane.connection])
+    }
+
     fn complete(&mut self, id: LaneId, end: u64) {
         let lane = self.lanes.get_mut(&id).expect("a lane with a command");
-        let command = lane.queue.pop_front().expect("a command that completes");
+        let (_, command) = lane.queue.pop_front().expect("a command that completes");
+        if command.takes_the_connection() {
+            let left = &mut self.connections[lane.connection];
+            *left = end.max(*left);
+        }
         lane.time = end;
         command.done.complete(end);
         self.completed = true;
@@ -348,7 +392,7 @@ impl Engine {
     }
 
     fn head(&self, lane: LaneId) -> Option<&Work> {
-        let command = self.lanes.get(&lane)?.queue.front()?;
+        let (_, command) = self.lanes.get(&lane)?.queue.front()?;
         Some(&command.work)
     }
 
@@ -358,7 +402,7 @@ impl Engine {
         let mut candidates = Vec::new();
         for id in ids {
             if let Some((lane, ready)) = self.ready(id)
-                && let Some(Work::Kernel(kernel)) = lane.queue.front().map(|head| &head.work)
+                && let Some(Work::Kernel(kernel)) = lane.queue.front().map(|(_, head)| &head.work)
             {
                 candidates.push((id, ready, lane.priority, kernel.duration));
             }
@@ -458,7 +502,7 @@ impl Engine {
                 wake = wake.min(now + poll(now - since));
             }
             // A command of another device may complete unheard.
-            if let Some(head) = lane.queue.front()
+            if let Some((_, head)) = lane.queue.front()
                 && head.after.iter().any(|token| !token.is_done())
             {
                 wake = wake.min(now + POLL.1);

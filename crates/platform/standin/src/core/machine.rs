@@ -45,6 +45,8 @@ pub(crate) struct Machine {
     file: Option<Arc<File>>,
     /// Place of each device in the shared file.
     places: Vec<usize>,
+    /// Connections of a device.
+    connections: usize,
 }
 
 #[derive(Debug, Default)]
@@ -56,7 +58,7 @@ struct Engines {
 
 impl Machine {
     /// Devices at `places` of `file`, or of this process alone.
-    pub(crate) fn new(file: Option<Arc<File>>, places: Vec<usize>) -> Self {
+    pub(crate) fn new(file: Option<Arc<File>>, places: Vec<usize>, connections: usize) -> Self {
         let devices = places.iter().map(|_| None).collect();
         Self {
             engines: Mutex::new(Engines {
@@ -67,6 +69,7 @@ impl Machine {
             done: Condvar::new(),
             file,
             places,
+            connections,
         }
     }
 
@@ -84,7 +87,7 @@ impl Machine {
                 thread::Builder::new()
                     .name(format!("standin-{device}"))
                     .spawn(move || self.drive(device))?;
-                empty.insert(Engine::new(share))
+                empty.insert(Engine::new(share, self.connections))
             }
         };
         let result = change(engine, now());

@@ -12,6 +12,8 @@ pub(crate) struct Config {
     /// Bytes of memory of a device.
     pub(crate) memory: usize,
     pub(crate) launch_blocking: bool,
+    /// Connections of a device, which streams share.
+    pub(crate) connections: usize,
     pub(crate) eager_loading: bool,
     /// The device is shared by the service of that name.
     pub(crate) mps: bool,
@@ -54,6 +56,7 @@ impl Config {
             driver_version: i32::try_from(version).unwrap_or(i32::MAX),
             memory: number("STANDIN_MEMORY_MIB", 4096) << 20,
             launch_blocking: text("CUDA_LAUNCH_BLOCKING").is_some_and(|value| value != "0"),
+            connections: number("CUDA_DEVICE_MAX_CONNECTIONS", 8).clamp(1, 32),
             eager_loading: text("CUDA_MODULE_LOADING").is_some_and(|value| value == "EAGER"),
             mps: text("STANDIN_MPS").is_some(),
             exit_waits: text("STANDIN_EXIT").is_some_and(|value| value == "wait"),

@@ -73,7 +73,11 @@ impl Driver {
                 })
             });
             let count = config.devices.len();
-            let machine = Box::leak(Box::new(Machine::new(file, config.devices.clone())));
+            let machine = Box::leak(Box::new(Machine::new(
+                file,
+                config.devices.clone(),
+                config.connections,
+            )));
             let tables = Tables {
                 last_handle: 0x5000_0000_0000,
                 primaries: (0..count).map(|_| Primary::default()).collect(),
