@@ -279,17 +279,19 @@ fn threads_of_one_process_are_measured_alone_together_and_by_priority() {
 #[test]
 fn a_program_conforms_while_it_is_preempted() {
     let xsched = Installed::new();
-    let words = "conformance --only driver,jax --jobs 2";
+    let words = "conformance --only driver,contexts,jax --jobs 2";
     xsched.bench(words, &[], EITHER);
     let result = xsched.result("conformance_result.json");
     let row = |name: &str| {
         let rows = result["rows"].as_array().unwrap();
         rows.iter().find(|row| row["row"] == name).unwrap().clone()
     };
-    let driver = row("driver");
-    assert_eq!(driver["status"], "equal", "{driver}");
-    assert_eq!(driver["exit_codes"], serde_json::json!([0, 0]));
-    assert_eq!(driver["level"], 3);
+    for name in ["driver", "contexts"] {
+        let row = row(name);
+        assert_eq!(row["status"], "equal", "{row}");
+        assert_eq!(row["exit_codes"], serde_json::json!([0, 0]));
+        assert_eq!(row["level"], 3);
+    }
     assert!(result["bursts"].as_u64().unwrap() > 0);
     // Without a GPU, whether jax is installed or not.
     assert_ne!(row("jax")["status"], "equal");

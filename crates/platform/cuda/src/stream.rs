@@ -51,7 +51,7 @@ impl Stream {
         Stream {
             key,
             device,
-            id: timeslice::join(device),
+            id: timeslice::join(device, context as usize),
             layout,
             support: support(device, layout),
             context: Mutex::new(Some(context as usize)),

@@ -37,7 +37,8 @@ const ENGINE_COMPUTE: u32 = 1;
 /// The slice of a program that is alone in the background. Shorter ones gain 2 % more for the others. Two busy programs
 /// with such slices spend every one on the switch and starve for good.
 const BACKGROUND_US: u64 = 50;
-/// The least slice of programs that have company: the shortest with which they were seen to progress is 100 µs.
+/// The least slice of programs that have company, and of contexts of one program, which have a channel group each: the
+/// shortest with which they were seen to progress is 100 µs.
 const SHORTEST_SHARED_US: u64 = 200;
 /// What the driver sets when it was not seen to set anything.
 const DEFAULT_US: u64 = 2048;
@@ -154,6 +155,8 @@ pub(crate) fn refusal(device: CUdevice) -> Option<String> {
 /// a process share, so that a process is in the background on a device when all its streams there are.
 struct Wish {
     stream: StreamId,
+    /// The stream's context, as a number that names it.
+    context: usize,
     device: CUdevice,
     share: Share,
 }
@@ -164,13 +167,18 @@ pub(crate) type StreamId = u64;
 /// What a device gets by the wishes for its streams: the longest slice, µs, or none for the driver's own, which one
 /// normal stream is enough for.
 fn agreed(wishes: &[Wish], device: CUdevice) -> Option<u64> {
-    let own = wishes.iter().filter(|wish| wish.device == device);
+    let own = || wishes.iter().filter(|wish| wish.device == device);
+    let first = own().next()?;
+    let alone = match own().all(|wish| wish.context == first.context) {
+        true => BACKGROUND_US,
+        false => SHORTEST_SHARED_US,
+    };
     let slice = |wish: &Wish| match wish.share {
         Share::Normal => None,
-        Share::Background => Some(BACKGROUND_US),
+        Share::Background => Some(alone),
         Share::Slice(micros) => Some(u64::from(micros).max(SHORTEST_SHARED_US)),
     };
-    let slices: Option<Vec<u64>> = own.map(slice).collect();
+    let slices: Option<Vec<u64>> = own().map(slice).collect();
     slices?.into_iter().max()
 }
 
@@ -189,13 +197,14 @@ fn any_divided(wishes: &[Wish]) -> bool {
     other.iter().any(is_normal_too)
 }
 
-/// A stream comes; it counts as a normal one.
-pub(crate) fn join(device: CUdevice) -> StreamId {
+/// A stream of a context comes; it counts as a normal one.
+pub(crate) fn join(device: CUdevice, context: usize) -> StreamId {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     let stream = NEXT.fetch_add(1, Ordering::Relaxed);
     let mut groups = groups();
     groups.wishes.push(Wish {
         stream,
+        context,
         device,
         share: Share::Normal,
     });
@@ -449,6 +458,7 @@ mod tests {
         let check = |wishes: &[(CUdevice, Share)], expect: Option<u64>| {
             let wish = |(index, &(device, share)): (usize, &(CUdevice, Share))| Wish {
                 stream: index as StreamId,
+                context: 1,
                 device,
                 share,
             };
@@ -474,15 +484,33 @@ mod tests {
     }
 
     #[test]
+    fn contexts_of_one_program_have_slices_that_cannot_starve_each_other() {
+        use Share::{Background, Normal, Slice};
+        let slice = |shares: [Share; 2]| {
+            let wish = |(context, share)| Wish {
+                stream: context as StreamId,
+                context,
+                device: 0,
+                share,
+            };
+            let wishes: Vec<_> = (0..).zip(shares).map(wish).collect();
+            agreed(&wishes, 0)
+        };
+        assert_eq!(slice([Background, Background]), Some(SHORTEST_SHARED_US));
+        assert_eq!(slice([Background, Slice(600)]), Some(600));
+        assert_eq!(slice([Background, Normal]), None);
+    }
+
+    #[test]
     fn a_new_stream_counts_once_its_scheduler_had_time_to_say_what_it_wants() {
         const DEVICE: CUdevice = 7;
         let is_background = || groups().changed.iter().any(|own| own.device == DEVICE);
-        let first = join(DEVICE);
+        let first = join(DEVICE, 1);
         let now = Instant::now();
         look(DEVICE, now + LAST_LOOK);
         set_share(DEVICE, first, Share::Background).unwrap();
         for wanted in [Share::Background, Share::Normal] {
-            let (now, stream) = (Instant::now(), join(DEVICE));
+            let (now, stream) = (Instant::now(), join(DEVICE, 1));
             look(DEVICE, now);
             assert!(is_background(), "nothing was said yet");
             if wanted == Share::Background {

@@ -439,9 +439,8 @@ def _():
 # --- Programs without torch. ---
 
 
-@row("driver")
-def _():
-    """The driver by ctypes, as small tools use it: copies and fills on a stream."""
+def driver():
+    """The driver by ctypes, as small tools use it: a function that calls it and raises what fails."""
     if DEVICE != "cuda":
         raise Skip("needs a GPU")
     try:
@@ -454,11 +453,18 @@ def _():
         if code:
             raise RuntimeError(f"{name}: CUDA error {code}")
 
+    call("cuInit", 0)
+    return call
+
+
+@row("driver")
+def _():
+    """Copies and fills on a stream."""
+    call = driver()
     size = ctypes.c_size_t(1 << 20)
     words = (1 << 20) // 4
     context, stream = ctypes.c_void_p(), ctypes.c_void_p()
     first, second = ctypes.c_uint64(), ctypes.c_uint64()
-    call("cuInit", 0)
     call("cuDevicePrimaryCtxRetain", ctypes.byref(context), 0)
     call("cuCtxSetCurrent", context)
     call("cuStreamCreate", ctypes.byref(stream), 1)
@@ -475,6 +481,85 @@ def _():
         call("cuStreamSynchronize", stream)
         sums.append(host[0] + host[words - 1])
     record("sums", sums)
+
+
+# Every thread works for a good part of a millisecond; then the first one adds `value` to `place`.
+ADD = b"""
+.version 6.0
+.target sm_60
+.address_size 64
+
+.visible .entry add_u32(.param .u64 place, .param .u32 value)
+{
+    .reg .pred %p<4>;
+    .reg .b32 %r<8>;
+    .reg .b64 %rd<2>;
+
+    ld.param.u64 %rd1, [place];
+    ld.param.u32 %r1, [value];
+    cvta.to.global.u64 %rd1, %rd1;
+    mov.u32 %r2, %tid.x;
+    mov.u32 %r3, %ctaid.x;
+    or.b32 %r4, %r2, %r3;
+    mov.u32 %r5, 200000;
+ROUND:
+    mad.lo.u32 %r2, %r2, 1664525, 1013904223;
+    sub.u32 %r5, %r5, 1;
+    setp.ne.u32 %p1, %r5, 0;
+    @%p1 bra ROUND;
+    // Never so, which only the work says.
+    setp.eq.u32 %p2, %r2, 1;
+    @%p2 add.u32 %r1, %r1, 1;
+    setp.ne.u32 %p3, %r4, 0;
+    @%p3 ret;
+    ld.global.u32 %r6, [%rd1];
+    add.u32 %r6, %r6, %r1;
+    st.global.u32 [%rd1], %r6;
+    ret;
+}
+"""
+
+
+@row("contexts")
+def _():
+    """Two contexts of one process on a device, both busy."""
+    call = driver()
+    sums, errors = {}, []
+
+    def work(number):
+        context, module, function = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_void_p()
+        stream, place, sum_so_far = ctypes.c_void_p(), ctypes.c_uint64(), ctypes.c_uint32()
+        call("cuCtxCreate_v2", ctypes.byref(context), 0, 0)
+        call("cuModuleLoadData", ctypes.byref(module), ADD)
+        call("cuModuleGetFunction", ctypes.byref(function), module, b"add_u32")
+        call("cuStreamCreate", ctypes.byref(stream), 1)
+        call("cuMemAlloc_v2", ctypes.byref(place), ctypes.c_size_t(4))
+        call("cuMemsetD32Async", place, 0, ctypes.c_size_t(1), stream)
+        value = ctypes.c_uint32(number)
+        parameters = (ctypes.c_void_p * 2)(ctypes.addressof(place), ctypes.addressof(value))
+        sums[number] = []
+        for _ in range(50):
+            for _ in range(10):
+                call("cuLaunchKernel", function, 1024, 1, 1, 128, 1, 1, 0, stream, parameters, None)
+            size = ctypes.c_size_t(4)
+            call("cuMemcpyDtoHAsync_v2", ctypes.byref(sum_so_far), place, size, stream)
+            call("cuStreamSynchronize", stream)
+            sums[number].append(sum_so_far.value)
+
+    def guarded(number):
+        try:
+            work(number)
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=guarded, args=(number,)) for number in (1, 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+    record("sums", sums[1] + sums[2])
 
 
 @row("jax", "jax", optional=True)
