@@ -187,22 +187,17 @@ pub(crate) struct Completed {
 }
 
 impl Completed {
-    /// From `[arrival, start, latency]` in ms, in the order of completion; a new round begins with its
-    /// start.
-    pub(crate) fn new<'a>(
-        per_s: f64,
-        samples: impl IntoIterator<Item = &'a [f64; 3]>,
-    ) -> Completed {
-        let mut last = 0.0;
-        let gap = |&[arrival, _, latency]: &[f64; 3]| {
-            let end = arrival + latency;
-            let since = if end > last { last } else { 0.0 };
-            last = end;
-            (end - since) / 1e3
+    /// From each round's `[arrival, start, latency]` in ms since its start, in the order of completion.
+    pub(crate) fn new(per_s: f64, rounds: &[Vec<[f64; 3]>]) -> Completed {
+        let gaps = |round: &Vec<[f64; 3]>| {
+            let ends = round.iter().map(|[arrival, _, latency]| arrival + latency);
+            let before = std::iter::once(0.0).chain(ends.clone());
+            let gaps = ends.zip(before).map(|(end, before)| (end - before) / 1e3);
+            gaps.collect::<Vec<f64>>()
         };
         Completed {
             per_s,
-            gaps_s: samples.into_iter().map(gap).collect(),
+            gaps_s: rounds.iter().flat_map(gaps).collect(),
         }
     }
 }
@@ -327,7 +322,7 @@ mod tests {
             let samples: Vec<[f64; 3]> = (0..count)
                 .map(|i| [i as f64 * gap_ms, 0.0, gap_ms])
                 .collect();
-            Completed::new(1e3 / gap_ms, &samples)
+            Completed::new(1e3 / gap_ms, &[samples])
         };
         let open = || open(None, "throughput", "> 30".to_owned(), "%");
         let limit = Limit::Above(30.0);
@@ -335,6 +330,9 @@ mod tests {
         assert_eq!((good.measured, good.grade), (50.0, Grade::Met));
         let few = throughput(open(), &steady(20.0, 9), &steady(10.0, 400), limit, 1);
         assert_eq!((few.measured, few.grade), (50.0, Grade::NotEnoughRequests));
+        // A round of one request may end later than the one before it.
+        let alone = [2000.0, 2050.0, 2100.0].map(|end| vec![[0.0, 0.0, end]]);
+        assert_eq!(Completed::new(0.5, &alone).gaps_s, [2.0, 2.05, 2.1]);
         assert!(p99_ratio(&[1.0; 368], &[2.0; 367], 1).is_none());
         assert_eq!(p99_ratio(&[1.0; 368], &[2.0; 368], 1).unwrap().0, 0.5);
     }

@@ -36,7 +36,7 @@ pub struct RunFacts {
     pub low_copies: u32,
     /// The high-priority task replays a CUDA graph.
     pub cuda_graph: bool,
-    /// Baseline and scheduled phase in turn, this many times each.
+    /// Each task alone, baseline and scheduled phase in turn, this many times unless the run ended early.
     pub rounds: u32,
 }
 

@@ -25,6 +25,19 @@ pub enum Arrival {
     Closed,
 }
 
+impl Arrival {
+    /// As long at least, and a whole number of requests where they come on a schedule, so that as many are due as come
+    /// in that time in the long run.
+    pub fn whole(self, duration: Duration) -> Duration {
+        let Arrival::Open { rate_hz } = self else {
+            return duration;
+        };
+        let requests = (duration.as_secs_f64() * rate_hz).ceil();
+        // A little less, or rounding would make it one more.
+        Duration::from_secs_f64(requests / rate_hz) - Duration::from_micros(1)
+    }
+}
+
 /// One program of a phase: a worker process and the load on it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct TaskSpec {

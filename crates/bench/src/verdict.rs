@@ -71,8 +71,8 @@ pub struct Evidence<'a> {
 pub struct Samples {
     /// Of the high-priority task, in the order of arrival.
     pub high: Vec<[f64; 3]>,
-    /// Of all copies of the low-priority task, in the order of completion within each round.
-    pub low: Vec<[f64; 3]>,
+    /// Of all copies of the low-priority task, by round, in the order of completion.
+    pub low: Vec<Vec<[f64; 3]>>,
 }
 
 /// A scheduled phase compared with its baseline.
@@ -341,7 +341,7 @@ pub(crate) mod examples {
         let gap_ms = 1e3 / low.throughput_ips;
         Samples {
             high: row(high.requests, 100.0, high.latency_p99_ms),
-            low: row(low.iterations, gap_ms, gap_ms),
+            low: vec![row(low.iterations, gap_ms, gap_ms)],
         }
     }
 

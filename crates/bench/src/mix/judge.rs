@@ -13,9 +13,9 @@ use crate::task::Arrival;
 const MEMORY_FACTOR: f64 = 1.1;
 const MEMORY_SLACK_KIB: f64 = 1024.0;
 
-/// Raw samples of all rounds by contender and task, in the order of their arrival: those of
+/// Raw samples of each round by contender and task, in the order of their arrival: those of
 /// [`crate::phase::Measurement::samples`].
-pub(super) type Samples = HashMap<(String, String), Vec<[f64; 3]>>;
+pub(super) type Samples = HashMap<(String, String), Vec<Vec<[f64; 3]>>>;
 
 /// What is judged.
 pub(super) struct Evidence<'a> {
@@ -147,13 +147,13 @@ impl Evidence<'_> {
         results.filter(move |result| result.task == task)
     }
 
-    fn samples(&self, contender: &str, task: &str) -> &[[f64; 3]] {
+    fn samples(&self, contender: &str, task: &str) -> &[Vec<[f64; 3]>] {
         let key = (contender.to_owned(), task.to_owned());
         self.samples.get(&key).map_or(&[], Vec::as_slice)
     }
 
     fn latencies(&self, contender: &str, task: &str) -> Vec<f64> {
-        let samples = self.samples(contender, task).iter();
+        let samples = self.samples(contender, task).iter().flatten();
         samples.map(|[_, _, latency]| *latency).collect()
     }
 

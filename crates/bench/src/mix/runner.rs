@@ -282,6 +282,16 @@ impl Runner {
         needed.clamp(short.min(most), most)
     }
 
+    /// How long it does so in one of them.
+    fn alone_in_a_round(&self, task: &Task) -> Duration {
+        let part = self.alone_for(task) / self.mix.rounds;
+        match self.spec(task).arrival {
+            // Their times follow from the seed: those of a whole phase, not the first few again and again.
+            task::Arrival::Poisson { .. } => part.max(self.mix.duration),
+            arrival => arrival.whole(part),
+        }
+    }
+
     /// Makes the phases as long as a verdict on every percentile needs.
     fn extend(&mut self) {
         let rated =
@@ -399,7 +409,7 @@ impl Runner {
         let text = format!("Alone: one task at a time, round {round} of {rounds}");
         self.session.console.stage(2, &text);
         for task in self.mix.tasks.clone() {
-            let duration = self.alone_for(&task) / rounds;
+            let duration = self.alone_in_a_round(&task);
             let spec = self.spec(&task);
             let name = match rounds {
                 1 => format!("{}-{}", contender.name, task.name),
@@ -437,7 +447,10 @@ impl Runner {
         self.session.keep_log(name, &measured)?;
         for one in &measured {
             let key = (contender.to_owned(), one.task.name.clone());
-            self.samples.entry(key).or_default().extend(&one.samples);
+            self.samples
+                .entry(key)
+                .or_default()
+                .push(one.samples.clone());
         }
         self.run.phases.push(Phase {
             contender: contender.to_owned(),

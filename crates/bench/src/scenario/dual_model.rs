@@ -110,6 +110,8 @@ struct Experiment<'a> {
     alone_high: Vec<Measurement>,
     alone_low: Vec<Measurement>,
     peak: Option<(Measurement, LowResult)>,
+    /// When measuring began, with the time zone's offset.
+    started: String,
 }
 
 impl<'a> Experiment<'a> {
@@ -165,6 +167,7 @@ impl<'a> Experiment<'a> {
             alone_high: Vec::new(),
             alone_low: Vec::new(),
             peak: None,
+            started: timestamp(),
         }
     }
 
@@ -247,7 +250,11 @@ impl<'a> Experiment<'a> {
                 self.session.forget_samples(&round_name(phase, round))?;
             }
         }
-        for phase in [PEAK, ALONE_HIGH, ALONE_LOW] {
+        self.session.forget_samples(PEAK)?;
+        if self.options.common.only.is_some() {
+            return Ok(());
+        }
+        for phase in [ALONE_HIGH, ALONE_LOW] {
             self.session.forget_samples(phase)?;
             for round in 1..=MOST_ROUNDS {
                 self.session.forget_samples(&round_name(phase, round))?;
@@ -305,7 +312,7 @@ impl<'a> Experiment<'a> {
         let dir = self.session.store.dir().display().to_string();
         self.session
             .console
-            .stage(1, "prepare: rate, batch and standalone figures");
+            .stage(1, "prepare: rate, batch and length of a phase");
         self.session
             .console
             .line(&format!("      results go to {dir}"));
@@ -405,9 +412,13 @@ impl<'a> Experiment<'a> {
     ) -> Result<Measurement, Stop> {
         let mut measured = self.session.unscheduled(name, vec![task], duration)?;
         self.session.keep_log(name, &measured)?;
-        Ok(measured
+        let measured = measured
             .pop()
-            .expect("a finished phase has a result of every task"))
+            .expect("a finished phase has a result of every task");
+        match measured.completed {
+            0 => Err(self.session.reject(name, Failure::Nothing)),
+            _ => Ok(measured),
+        }
     }
 
     /// A round of each task alone.
@@ -418,7 +429,7 @@ impl<'a> Experiment<'a> {
         let high = self.options.high_task(Arrival::Open { rate_hz });
         let low = self.options.low_tasks(facts.low_batch).into_iter().next();
         let low = low.expect("there is a low-priority task");
-        let longer = self.alone_for(facts) / facts.rounds;
+        let longer = high.arrival.whole(self.alone_for(facts) / facts.rounds);
         let short = self.short() / facts.rounds;
         for (phase, task, duration) in [(ALONE_HIGH, high, longer), (ALONE_LOW, low, short)] {
             let name = match facts.rounds {
@@ -441,12 +452,11 @@ impl<'a> Experiment<'a> {
         let high = HighResult::new(&high, longer);
         let low: Vec<&[Measurement]> = self.alone_low.chunks(1).collect();
         let low = LowResult::new(&self.options.low_task(facts.low_batch).name, &low, short);
-        let started = |phase: &run::Phase| phase.timestamp.clone();
         let result = StandaloneResult {
             test_name: TEST_NAME.into(),
             mode: MODE_STANDALONE.into(),
             duration: longer.as_secs_f64() * f64::from(round),
-            timestamp: self.run.phases.first().map(started).unwrap_or_default(),
+            timestamp: self.started.clone(),
             high_priority_peak: self.peak.as_ref().map(|(_, result)| result.clone()),
             high_priority: self.some(ALONE_HIGH, high)?,
             low_priority: self.some(ALONE_LOW, low)?,

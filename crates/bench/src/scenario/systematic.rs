@@ -32,6 +32,7 @@ use crate::store::Store;
 use crate::task::{Arrival, Scheduling};
 use crate::worker::Device;
 use crate::{Context, Outcome, UsageError};
+use xsched_wire::env::CUDA_CONNECTIONS;
 
 /// The task whose times count, and its priority.
 const HIGH: &str = "high";
@@ -487,6 +488,11 @@ fn command(
         false => Scheduling::Off,
     };
     let mut command = launcher.run_command(&scheduling, None, "normal", name);
+    // As many for those that nobody schedules, or that would be what is compared.
+    let (variable, most) = CUDA_CONNECTIONS;
+    if std::env::var_os(variable).is_none() {
+        command.env(variable, most);
+    }
     command
         .arg(&launcher.program)
         .args(["bench", "systematic", "--peer", peer])

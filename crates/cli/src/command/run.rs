@@ -23,11 +23,6 @@ use crate::{daemon, failure, hints::HintFlags, shim};
 const CANNOT_EXECUTE: u8 = 126;
 const NOT_FOUND: u8 = 127;
 
-/// Hardware connections of a CUDA context, where streams of one process are to be told apart. Streams beyond them share
-/// one and wait for each other, also behind a closed gate. The driver has 8 and takes 1 to 32 (CUDA C++ Programming
-/// Guide, environment variables).
-const CONNECTIONS: (&str, &str) = ("CUDA_DEVICE_MAX_CONNECTIONS", "32");
-
 /// Run a program whose accelerator work is scheduled.
 #[derive(clap::Args, Debug)]
 #[command(
@@ -63,7 +58,7 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         Scheduler::Off => {}
         Scheduler::Local(_) | Scheduler::Application => {
             prepare(&mut command, args)?;
-            let (variable, most) = CONNECTIONS;
+            let (variable, most) = env::CUDA_CONNECTIONS;
             if std::env::var_os(variable).is_none() {
                 command.env(variable, most);
             }

@@ -372,11 +372,10 @@ fn a_daemon_that_is_stopped_holds_nobody() {
         daemon.signal(libc::SIGSTOP);
         peer.say("wait");
         peer.expect("value 2.");
-        let said = lines(folder.path());
-        assert!(
-            said.len() == 1 && said[0].contains("no heartbeat"),
-            "{said:?}"
-        );
+        // Gates open first.
+        let says = |line: &String| line.contains("no heartbeat");
+        until("it says so", || lines(folder.path()).iter().any(says));
+        assert_eq!(lines(folder.path()).len(), 1);
         daemon.signal(libc::SIGCONT);
         hold(&daemon, &mut peer);
         peer.say("exit 7");

@@ -56,9 +56,9 @@
 //! - **Processes** on a device take turns of 2 ms, round robin, 0.2 ms a change, while more than one
 //!   has kernels to run. `SET_TIMESLICE` changes the length of a process's turns. A process that ends
 //!   or is killed loses its turn within 20 ms, a stopped one after 0.5 s.
-//! - **Connections**: streams reach the device through eight of them, in turn. Kernels, and reads and
-//!   writes of values in memory, leave a connection in the order of submission, so that a stream may
-//!   stand behind a wait of another one.
+//! - **Connections**: streams reach the device through eight of them, in turn. Kernels as they begin, and
+//!   reads and writes of values in memory, leave a connection in the order of submission, so that a stream
+//!   may stand behind a wait of another one. A graph's first branch has that of the stream it is launched in.
 //! - **A full stream** (1,000 commands) makes a launch wait in the caller.
 //! - **Waits for a whole context**: the first launch of a function (lazy loading), `cuStreamCreate`,
 //!   freeing, unregistering, unloading, destroying a context. A real driver does so in part of the

@@ -73,7 +73,7 @@ pub(super) struct Options {
     /// The high-priority task replays its model as a CUDA graph.
     #[arg(long)]
     pub(super) cuda_graph: bool,
-    /// Measure baseline and scheduled phase in turn, N times each; samples count together.
+    /// Measure each task alone, the baseline and the scheduled phase in turn, N times; samples count together.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(super) rounds: u32,
 }

@@ -117,7 +117,7 @@ pub(super) fn samples(rounds: &[Vec<Measurement>]) -> Samples {
         let mut low: Vec<[f64; 3]> = tasks.flat_map(|low| &low.samples).copied().collect();
         let end = |&[arrival, _, latency]: &[f64; 3]| arrival + latency;
         low.sort_by(|a, b| end(a).total_cmp(&end(b)));
-        samples.low.extend(low);
+        samples.low.push(low);
     }
     samples
 }

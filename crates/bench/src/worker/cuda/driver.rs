@@ -314,6 +314,11 @@ impl Device {
         self.api.check("cuCtxGetStreamPriorityRange", unsafe {
             (self.api.stream_priorities)(&mut least, &mut greatest)
         })?;
+        if greatest >= least {
+            return Err(Error::Missing(
+                "this device has no stream priorities".to_owned(),
+            ));
+        }
         self.stream_with_priority(greatest)
     }
 

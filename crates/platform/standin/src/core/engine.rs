@@ -99,8 +99,10 @@ enum Turn {
 pub(crate) struct Engine {
     lanes: BTreeMap<LaneId, Lane>,
     next_lane: LaneId,
-    /// Of each connection: device time at which the last completed command left it.
+    /// Of each connection: device time at which the last command left it.
     connections: Vec<u64>,
+    /// Lanes that were opened with a connection of their own.
+    opened: usize,
     submissions: u64,
     share: Share,
     turn: Turn,
@@ -122,6 +124,7 @@ impl Engine {
             lanes: BTreeMap::new(),
             next_lane: 0,
             connections: vec![0; connections.max(1)],
+            opened: 0,
             submissions: 0,
             share,
             turn: Turn::Away {
@@ -138,10 +141,26 @@ impl Engine {
     }
 
     pub(crate) fn open(&mut self, priority: i32) -> LaneId {
+        self.opened += 1;
+        self.open_on(self.opened % self.connections.len(), priority)
+    }
+
+    /// Opens a lane for a branch of what another one executes, of its priority: the first of them is on its connection,
+    /// the others on the next ones.
+    pub(crate) fn open_beside(&mut self, lane: LaneId, branch: usize) -> LaneId {
+        let Lane {
+            connection,
+            priority,
+            ..
+        } = self.lanes[&lane];
+        self.open_on((connection + branch) % self.connections.len(), priority)
+    }
+
+    fn open_on(&mut self, connection: usize, priority: i32) -> LaneId {
         self.next_lane += 1;
         let lane = Lane {
             queue: VecDeque::new(),
-            connection: self.next_lane as usize % self.connections.len(),
+            connection,
             time: 0,
             priority,
             closed: false,
@@ -293,10 +312,12 @@ impl Engine {
         }
         let others = self
             .lanes
-            .values()
-            .filter(|other| other.connection == lane.connection);
-        let mut firsts = others.filter_map(|other| {
-            let mut commands = other.queue.iter();
+            .iter()
+            .filter(|(_, other)| other.connection == lane.connection);
+        let running = self.running.as_ref().map(|running| running.lane);
+        let mut firsts = others.filter_map(|(id, other)| {
+            let begun = usize::from(Some(*id) == running);
+            let mut commands = other.queue.iter().skip(begun);
             commands.find(|(_, command)| command.takes_the_connection())
         });
         let is_first = firsts.all(|(number, _)| number >= mine);
@@ -306,7 +327,7 @@ impl Engine {
     fn complete(&mut self, id: LaneId, end: u64) {
         let lane = self.lanes.get_mut(&id).expect("a lane with a command");
         let (_, command) = lane.queue.pop_front().expect("a command that completes");
-        if command.takes_the_connection() {
+        if command.takes_the_connection() && !matches!(command.work, Work::Kernel(_)) {
             let left = &mut self.connections[lane.connection];
             *left = end.max(*left);
         }
@@ -337,6 +358,9 @@ impl Engine {
                 return false;
             };
             let begin = self.free.max(ready).max(from);
+            // It leaves the connection as it begins.
+            let connection = self.lanes[&lane].connection;
+            self.connections[connection] = begin;
             self.running = Some(Running {
                 lane,
                 duration,

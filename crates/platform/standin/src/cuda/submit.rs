@@ -66,7 +66,6 @@ impl Driver {
         }
         // Launches of one executable graph do not overlap.
         let before = tables.last_launch(executable)?;
-        let priority = tables.stream(stream)?.priority;
         let waits = tables.event_marks(&flat);
         let (mark, events) = {
             let mut events = Vec::new();
@@ -76,7 +75,7 @@ impl Driver {
                 before.into_iter().collect(),
                 |engine, now, lane, after| {
                     let fork = queue(engine, now, lane, Vec::new(), after);
-                    let ends = spread(engine, now, priority, &flat, &fork, &waits, &mut events);
+                    let ends = spread(engine, now, lane, &flat, &fork, &waits, &mut events);
                     queue(engine, now, lane, Vec::new(), ends)
                 },
             )?;
@@ -153,11 +152,12 @@ fn queue(engine: &mut Engine, now: u64, lane: LaneId, work: Vec<Work>, after: Ve
 }
 
 /// Queues a graph's nodes behind `fork`: each in the lane of a node that it follows, where it is the
-/// first to do so, else in a lane of its own. Returns the marks of all nodes.
+/// first to do so, else in a lane of its own beside the one that launches it. Returns the marks of all
+/// nodes.
 fn spread(
     engine: &mut Engine,
     now: u64,
-    priority: i32,
+    launching: LaneId,
     flat: &Flat,
     fork: &Mark,
     waits: &[(Handle, Mark)],
@@ -181,7 +181,7 @@ fn spread(
             tails[index] = false;
             lanes[index]
         } else {
-            let lane = engine.open(priority);
+            let lane = engine.open_beside(launching, opened.len());
             opened.push(lane);
             lane
         };
@@ -189,7 +189,7 @@ fn spread(
             Body::Work(work) => queue(engine, now, lane, work.clone(), after),
             Body::Child(child) => {
                 let fork = queue(engine, now, lane, Vec::new(), after);
-                let ends = spread(engine, now, priority, child, &fork, waits, events);
+                let ends = spread(engine, now, lane, child, &fork, waits, events);
                 queue(engine, now, lane, Vec::new(), ends)
             }
             // A graph in executable form has children of that form only.
