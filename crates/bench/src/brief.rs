@@ -118,7 +118,8 @@ mod tests {
         assert_eq!(written().document.as_deref(), Some("7\n"));
 
         // The next run in the same folder.
-        let store = Store::open(Some(folder.path()), None, "").unwrap();
+        assert!(Store::open(Some(folder.path()), None, "").is_err());
+        let store = Store::open_any(Some(folder.path()), None, "").unwrap();
         Brief::begin(store, &manifest).unwrap();
         assert!(written().document.is_none());
     }

@@ -108,8 +108,8 @@ impl Context {
                 .collect(),
             preload: None,
             environment: Vec::new(),
-            stdout: Box::new(std::io::stdout()),
-            stderr: Box::new(std::io::stderr()),
+            stdout: Box::new(Patient(std::io::stdout())),
+            stderr: Box::new(Patient(std::io::stderr())),
             interactive: std::io::stderr().is_terminal(),
             limits: Limits::default(),
             interrupt: Interrupt::on_signals()?,
@@ -141,6 +141,25 @@ impl Context {
             false => &mut self.stdout,
         };
         Ok(people.write_all(text.as_bytes())?)
+    }
+}
+
+/// A writer whose reader may go away (`xsched bench list | head`), which is no failure.
+struct Patient<W>(W);
+
+impl<W: Write> Write for Patient<W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        match self.0.write(bytes) {
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(bytes.len()),
+            result => result,
+        }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        match self.0.flush() {
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+            result => result,
+        }
     }
 }
 

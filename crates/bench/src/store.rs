@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use serde::Serialize;
 
-use crate::UsageError;
 use crate::phase::Measurement;
+use crate::{UsageError, manifest, run};
 
 /// The output directory of a run, and the extra file of `--output`.
 #[derive(Debug)]
@@ -19,9 +19,28 @@ pub struct Store {
 }
 
 impl Store {
-    /// Checks that everything can be written before anything runs. `dir` defaults to
-    /// `./results/<time stamp>`.
+    /// Checks that everything can be written before anything runs, and nothing is written over. `dir` defaults
+    /// to `./results/<time stamp>`.
     pub fn open(
+        dir: Option<&Path>,
+        output: Option<&Path>,
+        stamp: &str,
+    ) -> Result<Store, UsageError> {
+        let has_run = |dir: &&Path| {
+            let files = [manifest::FILE, run::FILE];
+            files.iter().any(|file| dir.join(file).exists())
+        };
+        if let Some(dir) = dir.filter(has_run) {
+            let dir = dir.display();
+            return Err(UsageError(format!(
+                "--out {dir}: there is a run already: name another folder, or remove this one"
+            )));
+        }
+        Store::open_any(dir, output, stamp)
+    }
+
+    /// The same, where a run may add to what an earlier one left.
+    pub fn open_any(
         dir: Option<&Path>,
         output: Option<&Path>,
         stamp: &str,

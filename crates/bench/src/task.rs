@@ -1,5 +1,6 @@
 //! What a phase runs, as data: tasks (model, class, arrivals) and the phase around them.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -23,6 +24,16 @@ pub enum Arrival {
     /// Back to back.
     #[default]
     Closed,
+}
+
+impl fmt::Display for Arrival {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Arrival::Open { rate_hz } => write!(f, "{rate_hz} requests/s"),
+            Arrival::Poisson { rate_hz } => write!(f, "{rate_hz} requests/s at random"),
+            Arrival::Closed => f.write_str("back to back"),
+        }
+    }
 }
 
 impl Arrival {

@@ -280,12 +280,13 @@ fn a_built_in_mix_runs_with_its_defaults() {
     let mut bench = self::bench("");
     for (scenario, contenders) in [("multi-tenant", 3), ("partition", 3), ("soak", 2)] {
         bench.scenario = scenario;
-        bench.run(&["--quick", "--duration", "1s"]);
+        bench.run(&["--quick", "--duration", "1"]);
         let run = Run::read(&bench.out()).unwrap();
         assert_eq!(run.failure, None, "{scenario}");
         assert_eq!(run.manifest.scenario, scenario);
         assert_eq!(run.contenders.len(), contenders);
         assert!(!run.checks.is_empty());
+        std::fs::remove_dir_all(bench.out()).unwrap();
     }
     bench.scenario = "realtime-batch";
     let ended = bench.run(&["--quick", "--duration", "1s", "--device", "cuda"]);

@@ -156,6 +156,23 @@ fn doctor_tries_opencl_without_and_with_the_shim() {
 }
 
 #[test]
+fn the_example_runs_scheduled() {
+    let daemon = Daemon::start();
+    let xsched = installed(daemon.dir());
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/examples/busy.py");
+    let mut command = clean(&xsched);
+    command
+        .env(xsched_wire::env::SOCKET.name, daemon.socket())
+        .args(["run", "--priority", "low", "--"])
+        .args(["/usr/bin/python3", example, "0.1"])
+        .stderr(daemon.program_log());
+    let output = command.output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{said}");
+    assert_eq!(said.matches(" kernels/s\n").count(), 1, "{said}");
+}
+
+#[test]
 fn opencl_programs_run_by_priority_and_outlive_their_daemon() {
     let mut bare = Running::start(python());
     bare.batches(1);

@@ -57,6 +57,16 @@ pub struct TaskReport {
     pub latencies: Vec<Nanos>,
 }
 
+impl TaskReport {
+    /// A latency in a table.
+    fn shown(&self, ms: f64) -> String {
+        match self.requests {
+            0 => "—".to_owned(),
+            _ => format!("{ms:.3}"),
+        }
+    }
+}
+
 /// What is gathered while a task executes.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct TaskStats {
@@ -126,9 +136,9 @@ pub fn table(report: &Report) -> String {
         vec![
             task.name.clone(),
             task.requests.to_string(),
-            format!("{:.3}", task.latency_p50_ms),
-            format!("{:.3}", task.latency_p99_ms),
-            format!("{:.3}", task.latency_max_ms),
+            task.shown(task.latency_p50_ms),
+            task.shown(task.latency_p99_ms),
+            task.shown(task.latency_max_ms),
             format!("{:.2}", task.throughput_rps),
             format!("{:.1} %", task.share * 100.0),
             format!("{:.0}", task.waiting_ms),
@@ -160,7 +170,7 @@ pub fn comparison(reports: &[Report]) -> String {
         let mut row = vec![reports[0].tasks[index].name.clone()];
         for report in reports {
             let task = &report.tasks[index];
-            row.push(format!("{:.3}", task.latency_p99_ms));
+            row.push(task.shown(task.latency_p99_ms));
             row.push(format!("{:.2}", task.throughput_rps));
         }
         rows.push(row);

@@ -192,15 +192,28 @@ ranges! {
         "1 to 32 small letters, digits and dashes";
 }
 
+/// A time above 0 on a command line: with its unit, or a number of seconds.
+pub(crate) fn parse_seconds(text: &str) -> Result<Duration, String> {
+    let is_number = text.ends_with(|c: char| c.is_ascii_digit());
+    known_time(&format!("{text}{}", if is_number { "s" } else { "" })).ok_or_else(|| {
+        format!("use a time such as 20, 20s, 500ms or 2h, at most a day, not {text:?}")
+    })
+}
+
 /// A time with its unit, above 0.
 pub(crate) fn parse_time(text: &str) -> Result<Duration, String> {
+    known_time(text).ok_or_else(|| {
+        format!(
+            "\"{text}\": use a time such as \"500us\", \"33ms\", \"20s\" or \"2h\", at most a day"
+        )
+    })
+}
+
+fn known_time(text: &str) -> Option<Duration> {
     let has_unit = text.ends_with(|c: char| c.is_ascii_alphabetic());
     xsched_hint::micros(text)
         .map(Duration::from_micros)
         .filter(|time| has_unit && !time.is_zero() && *time <= LONGEST)
-        .ok_or_else(|| {
-            format!("\"{text}\": use a time such as \"500us\", \"33ms\", \"20s\" or \"2h\", at most a day")
-        })
 }
 
 pub(super) fn time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {

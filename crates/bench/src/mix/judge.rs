@@ -220,10 +220,19 @@ impl Evidence<'_> {
             .map(|result| result.task.as_str())
             .collect();
         names.dedup();
-        let note = (!names.is_empty()).then(|| {
-            let names = names.join(", ");
-            format!("{names} ran unscheduled: `xsched doctor` says why")
-        });
+        let commands = self.mix.tasks.iter().filter(|task| task.command.is_some());
+        let commands: Vec<&str> = commands.map(|task| task.name.as_str()).collect();
+        let note = match (names.is_empty(), commands.is_empty()) {
+            (false, _) => Some(format!(
+                "{} ran unscheduled: `xsched doctor` says why",
+                names.join(", ")
+            )),
+            (true, false) => Some(format!(
+                "whether {} used a device is not known: a command",
+                commands.join(", ")
+            )),
+            (true, true) => None,
+        };
         criteria::none_of("unscheduled tasks", names.len(), "tasks", note)
     }
 

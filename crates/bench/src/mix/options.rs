@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::Mix;
-use super::file::{parse_device, parse_time};
+use super::file::{parse_device, parse_seconds};
 use super::peers::{self, Peer};
 use crate::UsageError;
 use crate::worker::Device;
@@ -17,14 +17,14 @@ pub(crate) struct MixOptions {
     /// Device to run on [default: cpu].
     #[arg(long, value_name = "NAME", value_parser = parse_device)]
     device: Option<Device>,
-    /// Length of each phase, with its unit, for example 20s or 2h.
-    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    /// Length of each phase, for example 20, 20s or 2h; seconds unless it says.
+    #[arg(long, value_name = "TIME", value_parser = parse_seconds)]
     duration: Option<Duration>,
     /// Measure every way of scheduling in turn, N times each.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=99))]
     rounds: Option<u32>,
     /// Time of each task alone, in all rounds together.
-    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    #[arg(long, value_name = "TIME", value_parser = parse_seconds)]
     standalone: Option<Duration>,
     /// Short phases and warm-ups, one round, no peers: what has too few requests is not judged, and fails nothing.
     #[arg(long)]

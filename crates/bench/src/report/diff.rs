@@ -164,7 +164,7 @@ fn notes(a: &RunReport, b: &RunReport) -> Vec<String> {
         let same = right.tasks.iter().find(|other| other.name == task.name);
         if let Some(same) = same.filter(|same| same.arrival != task.arrival) {
             notes.push(format!(
-                "{}: other arrivals, {:?} and {:?}.",
+                "{}: other arrivals, {} and {}; no figure of it can be compared.",
                 task.name, task.arrival, same.arrival
             ));
         }

@@ -31,7 +31,7 @@ impl Scenario for Custom {
     }
 
     fn passes_when(&self) -> &'static str {
-        "every limit in the file is met, every task is scheduled, outputs are equal"
+        "every limit in the file is met, every task with a model is scheduled, outputs are equal"
     }
 
     fn options(&self, command: Command) -> Command {

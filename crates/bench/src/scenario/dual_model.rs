@@ -84,7 +84,11 @@ impl Scenario for DualModel {
     fn run(&self, options: &ArgMatches, context: &mut Context) -> anyhow::Result<Outcome> {
         let options = Options::from_arg_matches(options)?;
         let profile = options.check()?;
-        let store = Store::open(
+        let open = match options.common.only {
+            None => Store::open,
+            Some(_) => Store::open_any,
+        };
+        let store = open(
             options.common.out.as_deref(),
             options.common.output.as_deref(),
             &stamp(),
@@ -140,7 +144,7 @@ impl<'a> Experiment<'a> {
         session.trace = common.trace;
         let manifest = Manifest::now(DualModel.name(), context.command.clone(), &context.version);
         let run = record::start(manifest.clone(), profile.device.name(), common.only);
-        let duration = common.duration.map_or(USUAL, Duration::from_secs_f64);
+        let duration = common.duration.unwrap_or(USUAL);
         let record = Record {
             manifest,
             duration: duration.as_secs_f64(),

@@ -25,7 +25,7 @@ impl Scenario for List {
     }
 
     fn measures(&self) -> &'static str {
-        "Nothing: says what every scenario measures and when it passes"
+        "Say what every scenario measures and when it passes"
     }
 
     fn passes_when(&self) -> &'static str {

@@ -87,10 +87,11 @@ impl fmt::Debug for Selected {
 impl Subcommand for Selected {
     fn augment_subcommands(command: Command) -> Command {
         ALL.iter().fold(command, |command, scenario| {
-            let sub = Command::new(scenario.name())
-                .about(scenario.measures())
-                .after_help(format!("Passes when: {}", scenario.passes_when()));
-            command.subcommand(scenario.options(sub))
+            let sub = scenario.options(Command::new(scenario.name()));
+            // The options' own description would stand here.
+            let sub = sub.about(scenario.measures()).long_about(None);
+            let after = format!("Passes when: {}", scenario.passes_when());
+            command.subcommand(sub.after_help(after))
         })
     }
 

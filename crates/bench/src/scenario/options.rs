@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 
 use crate::UsageError;
+use crate::mix::file::parse_seconds;
 use crate::phase::Limits;
 
 /// The longest time that can be asked for, so that sums of times stay representable: a day, in
@@ -15,9 +16,10 @@ const LONGEST: f64 = 86_400.0;
 /// Options that every scenario of two phases has.
 #[derive(Debug, clap::Args)]
 pub(super) struct CommonOptions {
-    /// Length of each of the two phases, seconds [default: 60, or as long as the verdict needs].
-    #[arg(long, value_name = "SECONDS")]
-    pub(super) duration: Option<f64>,
+    /// Length of each of the two phases, for example 20, 20s or 5m; seconds unless it says [default: 60, or
+    /// as long as the verdict needs].
+    #[arg(long, value_name = "TIME", value_parser = parse_seconds)]
+    pub(super) duration: Option<Duration>,
     /// What has too few requests is not judged, and fails nothing.
     #[arg(long)]
     pub(super) quick: bool,
@@ -93,13 +95,6 @@ impl Level {
 impl CommonOptions {
     /// Refuses what makes no sense; gives the position of the device among those that are `known`.
     pub(super) fn check(&self, known: &[&str]) -> Result<usize, UsageError> {
-        if let Some(duration) = self.duration
-            && !(duration > 0.0 && duration <= LONGEST)
-        {
-            return Err(UsageError(format!(
-                "--duration {duration}: give seconds above 0, at most {LONGEST}"
-            )));
-        }
         if let Some(limit) = self.hang_limit
             && !(0.0..=LONGEST).contains(&limit)
         {

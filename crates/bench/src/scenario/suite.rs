@@ -97,7 +97,8 @@ impl Scenario for All {
     }
 
     fn measures(&self) -> &'static str {
-        "every scenario that the device can run, but soak and custom, one after the other, a folder each"
+        "Every scenario that the device can run, but soak and custom, one after the other, a folder each; \
+         preempt-latency on a GPU alone"
     }
 
     fn passes_when(&self) -> &'static str {

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::{self, Write},
     path::{Path, PathBuf},
     process::ExitCode,
     time::Instant,
@@ -86,7 +87,9 @@ pub(crate) fn run(args: &SimArgs) -> anyhow::Result<ExitCode> {
         )?;
     }
     let commands: u64 = reports.iter().map(|report| report.commands).sum();
-    eprintln!(
+    // Nobody may be left to read it.
+    let _ = writeln!(
+        io::stderr(),
         "{commands} commands in {seconds:.2} s, {:.2} million a second",
         commands as f64 / seconds / 1e6
     );
@@ -94,7 +97,8 @@ pub(crate) fn run(args: &SimArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn write(path: &Path, text: &str) -> anyhow::Result<()> {
-    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+    let what = || format!("cannot write {}: name another file", path.display());
+    fs::write(path, text).with_context(what)
 }
 
 fn known_policy(name: &str) -> Result<String, policy::UnknownPolicy> {
