@@ -1,7 +1,7 @@
 //! `xsched bench show DIR`: the report of a run, made from its record.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 use clap::ValueEnum;
@@ -42,7 +42,17 @@ pub(crate) fn run(args: &ShowArgs, context: &mut Context) -> anyhow::Result<Exit
     {
         return show_brief(args, &written, context);
     }
-    let report = RunReport::read(&args.dir).map_err(|error| UsageError(error.to_string()))?;
+    let report = RunReport::read(&args.dir).map_err(|error| {
+        let below = runs_below(&args.dir);
+        UsageError(match below.is_empty() {
+            true => error.to_string(),
+            false => format!(
+                "{}: no run, but several in it: name one of {}",
+                args.dir.display(),
+                below.join(", ")
+            ),
+        })
+    })?;
     let text = match args.format {
         Format::Text => summary::text(&report),
         Format::Markdown => summary::markdown(&report),
@@ -87,6 +97,20 @@ pub(crate) fn run(args: &ShowArgs, context: &mut Context) -> anyhow::Result<Exit
     Ok(ExitCode::SUCCESS)
 }
 
+/// Folders of runs in a folder, as `bench all` leaves them.
+fn runs_below(dir: &Path) -> Vec<String> {
+    if dir.join(crate::run::FILE).exists() {
+        return Vec::new();
+    }
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let runs = entries
+        .map(|entry| entry.path())
+        .filter(|path| path.join(crate::manifest::FILE).exists());
+    let mut runs: Vec<String> = runs.map(|path| path.display().to_string()).collect();
+    runs.sort();
+    runs
+}
+
 /// A record without tasks has a text and a document.
 fn show_brief(
     args: &ShowArgs,
@@ -112,7 +136,7 @@ fn show_brief(
     Ok(ExitCode::SUCCESS)
 }
 
-fn open(path: &std::path::Path) -> bool {
+fn open(path: &Path) -> bool {
     let display = ["DISPLAY", "WAYLAND_DISPLAY"];
     if display.iter().all(|name| std::env::var_os(name).is_none()) {
         return false;

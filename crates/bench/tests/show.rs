@@ -210,6 +210,12 @@ fn what_a_folder_lost_is_said_and_the_rest_is_shown() {
             .check("bench show nowhere", 2)
             .contains("name the folder of a run")
     );
+    // The folder of several runs, as `bench all` leaves it.
+    let refused = place.check("bench show .", 2);
+    assert!(
+        refused.contains("no run, but several in it: name one of ./out"),
+        "{refused}"
+    );
 }
 
 #[test]
