@@ -479,7 +479,7 @@ hints.utilization = 40
         check(
             "duration = \"10s\"",
             "duration = 10",
-            &["line 3, key \"duration\""],
+            &["line 3, key \"duration\"", "such as \"5ms\""],
         );
         check(
             "duration = \"10s\"",

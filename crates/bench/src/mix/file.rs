@@ -1,11 +1,12 @@
 //! A user's scenario as a TOML file, and one line for people when it says something that cannot be.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
 use clap::ValueEnum;
-use serde::de::Error as _;
+use serde::de::{Error as _, Visitor};
 use serde::{Deserialize, Deserializer};
 use xsched_hint::{HintKind, Hints};
 use xsched_sched::policy;
@@ -217,7 +218,19 @@ fn known_time(text: &str) -> Option<Duration> {
 }
 
 pub(super) fn time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    parse_time(&String::deserialize(deserializer)?).map_err(D::Error::custom)
+    struct Text;
+    impl Visitor<'_> for Text {
+        type Value = Duration;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a time with its unit, such as \"20s\"")
+        }
+
+        fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Duration, E> {
+            parse_time(text).map_err(E::custom)
+        }
+    }
+    deserializer.deserialize_str(Text)
 }
 
 pub(super) fn some_time<'de, D: Deserializer<'de>>(
@@ -357,7 +370,7 @@ limits.completion.within = "3s"
         };
         check("rounds = 2", "rounds = 0", 4, "rounds", "use 1 to 99");
         check("rounds = 2", "round = 2", 4, "round", "\"rounds\"");
-        check("\"500ms\"", "500", 3, "duration", "string");
+        check("\"500ms\"", "500", 3, "duration", "such as \"20s\"");
         check("\"500ms\"", "\"500\"", 3, "duration", "\"33ms\"");
         check("\"pup\"", "\"best\"", 5, "policy", "hpf");
         check(
