@@ -8,7 +8,7 @@ use clap::ValueEnum;
 
 use crate::brief;
 use crate::report::{RunReport, html, summary};
-use crate::store::json_text;
+use crate::store::{holds_run, json_text};
 use crate::{Context, UsageError};
 
 /// Arguments of `xsched bench show`.
@@ -99,13 +99,13 @@ pub(crate) fn run(args: &ShowArgs, context: &mut Context) -> anyhow::Result<Exit
 
 /// Folders of runs in a folder, as `bench all` leaves them.
 fn runs_below(dir: &Path) -> Vec<String> {
-    if dir.join(crate::run::FILE).exists() {
+    if holds_run(dir) {
         return Vec::new();
     }
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
     let runs = entries
         .map(|entry| entry.path())
-        .filter(|path| path.join(crate::manifest::FILE).exists());
+        .filter(|path| holds_run(path));
     let mut runs: Vec<String> = runs.map(|path| path.display().to_string()).collect();
     runs.sort();
     runs

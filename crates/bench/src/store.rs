@@ -26,11 +26,7 @@ impl Store {
         output: Option<&Path>,
         stamp: &str,
     ) -> Result<Store, UsageError> {
-        let has_run = |dir: &&Path| {
-            let files = [manifest::FILE, run::FILE];
-            files.iter().any(|file| dir.join(file).exists())
-        };
-        if let Some(dir) = dir.filter(has_run) {
+        if let Some(dir) = dir.filter(|dir| holds_run(dir)) {
             let dir = dir.display();
             return Err(UsageError(format!(
                 "--out {dir}: there is a run already: name another folder, or remove this one"
@@ -130,6 +126,12 @@ pub fn json_text(value: &impl Serialize) -> anyhow::Result<String> {
     let mut text = serde_json::to_string_pretty(value)?;
     text.push('\n');
     Ok(text)
+}
+
+/// Whether a run was kept in this folder, whole or not.
+pub(crate) fn holds_run(dir: &Path) -> bool {
+    let files = [manifest::FILE, run::FILE];
+    files.iter().any(|file| dir.join(file).exists())
 }
 
 fn check_output(file: &Path) -> Result<(), UsageError> {

@@ -6,9 +6,11 @@
 
 mod bounded;
 mod priority;
+mod text;
 
 pub use bounded::{Bounded, OutOfRange};
 pub use priority::Priority;
+pub use text::{from_text, micros_with_unit};
 
 use serde::{Deserialize, Serialize};
 use std::fmt;

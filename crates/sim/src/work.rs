@@ -3,8 +3,7 @@
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Exp1, LogNormal};
-use serde::{Deserialize, Deserializer, de::Visitor};
-use std::fmt;
+use serde::{Deserialize, Deserializer};
 use xsched_sched::Nanos;
 
 /// A span of time as text with a unit, in scenario files.
@@ -13,19 +12,10 @@ pub struct Time(pub Nanos);
 
 impl<'de> Deserialize<'de> for Time {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Time, D::Error> {
-        struct Text;
-        impl Visitor<'_> for Text {
-            type Value = Time;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a time with its unit, such as \"5ms\"")
-            }
-
-            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Time, E> {
-                Time::try_from(text.to_owned()).map_err(E::custom)
-            }
-        }
-        deserializer.deserialize_str(Text)
+        let expected = "a time with its unit, such as \"5ms\"";
+        xsched_hint::from_text(deserializer, expected, |text| {
+            Time::try_from(text.to_owned())
+        })
     }
 }
 
@@ -33,9 +23,7 @@ impl TryFrom<String> for Time {
     type Error = String;
 
     fn try_from(text: String) -> Result<Time, String> {
-        let has_unit = text.ends_with(|last: char| last.is_alphabetic());
-        let micros = xsched_hint::micros(&text).filter(|_| has_unit);
-        let micros = micros.ok_or(format!(
+        let micros = xsched_hint::micros_with_unit(&text).ok_or(format!(
             "\"{text}\" is not a time: use a number with a unit, for instance \"250us\", \"5ms\", \"1.5s\""
         ))?;
         Ok(Time(micros * 1_000))

@@ -57,10 +57,15 @@ variables! {
     OPENCL_LIB = "XSCHED_OPENCL_LIB", "path of the real libOpenCL.so.1";
 }
 
-/// Of the CUDA driver: hardware connections of a context, and as many as it takes, where streams of one process are to be
-/// told apart. Streams beyond them share one and wait for each other, also behind a closed gate. The driver has 8 and takes
-/// 1 to 32 (CUDA C++ Programming Guide, environment variables).
-pub const CUDA_CONNECTIONS: (&str, &str) = ("CUDA_DEVICE_MAX_CONNECTIONS", "32");
+/// The CUDA driver's variable for the hardware connections of a context, and as many as it takes, where streams of one
+/// process are to be told apart; `None` if it is set. Streams beyond them share one and wait for each other, also behind a
+/// closed gate. The driver has 8 and takes 1 to 32 (CUDA C++ Programming Guide, environment variables).
+pub fn cuda_connections() -> Option<(&'static str, &'static str)> {
+    const VARIABLE: &str = "CUDA_DEVICE_MAX_CONNECTIONS";
+    std::env::var_os(VARIABLE)
+        .is_none()
+        .then_some((VARIABLE, "32"))
+}
 
 /// The variable of each hint.
 pub const HINTS: [(HintKind, Variable); 8] = [

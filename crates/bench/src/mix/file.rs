@@ -1,12 +1,11 @@
 //! A user's scenario as a TOML file, and one line for people when it says something that cannot be.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
 use clap::ValueEnum;
-use serde::de::{Error as _, Visitor};
+use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use xsched_hint::{HintKind, Hints};
 use xsched_sched::policy;
@@ -193,14 +192,6 @@ ranges! {
         "1 to 32 small letters, digits and dashes";
 }
 
-/// A time above 0 on a command line: with its unit, or a number of seconds.
-pub(crate) fn parse_seconds(text: &str) -> Result<Duration, String> {
-    let is_number = text.ends_with(|c: char| c.is_ascii_digit());
-    known_time(&format!("{text}{}", if is_number { "s" } else { "" })).ok_or_else(|| {
-        format!("use a time such as 20, 20s, 500ms or 2h, at most a day, not {text:?}")
-    })
-}
-
 /// A time with its unit, above 0.
 pub(crate) fn parse_time(text: &str) -> Result<Duration, String> {
     known_time(text).ok_or_else(|| {
@@ -210,27 +201,15 @@ pub(crate) fn parse_time(text: &str) -> Result<Duration, String> {
     })
 }
 
-fn known_time(text: &str) -> Option<Duration> {
-    let has_unit = text.ends_with(|c: char| c.is_ascii_alphabetic());
-    xsched_hint::micros(text)
+pub(super) fn known_time(text: &str) -> Option<Duration> {
+    xsched_hint::micros_with_unit(text)
         .map(Duration::from_micros)
-        .filter(|time| has_unit && !time.is_zero() && *time <= LONGEST)
+        .filter(|time| !time.is_zero() && *time <= LONGEST)
 }
 
 pub(super) fn time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    struct Text;
-    impl Visitor<'_> for Text {
-        type Value = Duration;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a time with its unit, such as \"20s\"")
-        }
-
-        fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Duration, E> {
-            parse_time(text).map_err(E::custom)
-        }
-    }
-    deserializer.deserialize_str(Text)
+    let expected = "a time with its unit, such as \"20s\"";
+    xsched_hint::from_text(deserializer, expected, parse_time)
 }
 
 pub(super) fn some_time<'de, D: Deserializer<'de>>(

@@ -4,7 +4,7 @@
 //! in rounds, each task alone and all under every way of scheduling ([`peers`]); `judge` compares. A
 //! reader of the results needs the record in `run.json` only ([`mod@crate::run`]).
 
-pub(crate) mod file;
+mod file;
 mod judge;
 pub(crate) mod options;
 pub mod peers;

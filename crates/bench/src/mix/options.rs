@@ -6,10 +6,18 @@ use std::time::Duration;
 use clap::Args;
 
 use super::Mix;
-use super::file::{parse_device, parse_seconds};
+use super::file::{known_time, parse_device};
 use super::peers::{self, Peer};
 use crate::UsageError;
 use crate::worker::Device;
+
+/// A time above 0 on a command line: with its unit, or a number of seconds.
+pub(crate) fn parse_seconds(text: &str) -> Result<Duration, String> {
+    let is_number = text.ends_with(|c: char| c.is_ascii_digit());
+    known_time(&format!("{text}{}", if is_number { "s" } else { "" })).ok_or_else(|| {
+        format!("use a time such as 20, 20s, 500ms or 2h, at most a day, not {text:?}")
+    })
+}
 
 /// Options of every scenario that is a mix of tasks.
 #[derive(Debug, Clone, Args)]

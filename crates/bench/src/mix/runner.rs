@@ -333,10 +333,11 @@ impl Runner {
             self.mix.rounds
         );
         self.session.console.stage(2, &text);
-        let mut specs: Vec<task::TaskSpec> =
+        let specs: Vec<task::TaskSpec> =
             self.mix.tasks.iter().map(|task| self.spec(task)).collect();
         let started = timestamp();
-        match contender.kind {
+        let (measured, scheduler_cpu_s) = match contender.kind {
+            Kind::Native => (self.session.unscheduled(&name, specs, duration)?, None),
             Kind::Scheduled => {
                 let policy = self.mix.policy.clone();
                 let Scheduled {
@@ -347,60 +348,53 @@ impl Runner {
                 } = self.session.scheduled(&name, specs, duration, &policy)?;
                 self.memory.extend(memory_kib);
                 self.queues_left.push(queues_left);
-                self.finished(
-                    &contender.name,
-                    round,
-                    &name,
-                    started,
-                    duration,
-                    measured,
-                    scheduler_cpu_s,
-                )
+                (measured, scheduler_cpu_s)
             }
-            Kind::Native => {
-                let measured = self.session.unscheduled(&name, specs, duration)?;
-                self.finished(
-                    &contender.name,
-                    round,
-                    &name,
-                    started,
-                    duration,
-                    measured,
-                    None,
-                )
-            }
-            Kind::Standalone | Kind::Peer => {
-                let mut peers = self.peers.iter();
-                let index = peers.position(|peer| peer.contender().name == contender.name);
-                let Some(index) = index else {
-                    return Ok(());
-                };
-                if let Some(why) = self.session.start_peer(&mut *self.peers[index], &name)? {
-                    drop(self.peers.remove(index));
-                    self.run.contenders.retain(|one| one != contender);
-                    self.run
-                        .phases
-                        .retain(|one| one.contender != contender.name);
-                    self.note(format!("{} is left out: {why}.", contender.title));
-                    return Ok(());
-                }
-                let tasks = specs.len();
-                for (rank, spec) in specs.iter_mut().enumerate() {
-                    self.peers[index].environment(spec, rank, tasks);
-                }
-                let measured = self.session.unscheduled(&name, specs, duration);
-                self.peers[index].stop();
-                self.finished(
-                    &contender.name,
-                    round,
-                    &name,
-                    started,
-                    duration,
-                    measured?,
-                    None,
-                )
-            }
+            Kind::Standalone | Kind::Peer => match self.beside_peer(contender, &name, specs)? {
+                Some(measured) => (measured, None),
+                None => return Ok(()),
+            },
+        };
+        let contender = &contender.name;
+        self.finished(
+            contender,
+            round,
+            &name,
+            started,
+            duration,
+            measured,
+            scheduler_cpu_s,
+        )
+    }
+
+    /// A phase under somebody else's scheduler; `None` and a note if that cannot be had.
+    fn beside_peer(
+        &mut self,
+        contender: &Contender,
+        name: &str,
+        mut specs: Vec<task::TaskSpec>,
+    ) -> Result<Option<Vec<Measurement>>, Stop> {
+        let mut peers = self.peers.iter();
+        let index = peers.position(|peer| peer.contender().name == contender.name);
+        let Some(index) = index else {
+            return Ok(None);
+        };
+        if let Some(why) = self.session.start_peer(&mut *self.peers[index], name)? {
+            drop(self.peers.remove(index));
+            self.run.contenders.retain(|one| one != contender);
+            self.run
+                .phases
+                .retain(|one| one.contender != contender.name);
+            self.note(format!("{} is left out: {why}.", contender.title));
+            return Ok(None);
         }
+        let tasks = specs.len();
+        for (rank, spec) in specs.iter_mut().enumerate() {
+            self.peers[index].environment(spec, rank, tasks);
+        }
+        let measured = self.session.unscheduled(name, specs, self.mix.duration);
+        self.peers[index].stop();
+        measured.map(Some)
     }
 
     /// A round of every task by itself.

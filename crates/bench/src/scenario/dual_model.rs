@@ -110,10 +110,10 @@ struct Experiment<'a> {
     /// What the rounds so far have measured, by phase: the high-priority task, then the others.
     baseline: Vec<Vec<Measurement>>,
     scheduled: Vec<Vec<Measurement>>,
-    /// The same of each task alone, and, before that, of the high-priority model back to back.
-    alone_high: Vec<Measurement>,
-    alone_low: Vec<Measurement>,
-    peak: Option<(Measurement, LowResult)>,
+    /// The same of single tasks: before the first round the high-priority model back to back, where its peak sets the
+    /// rate, then each task alone.
+    alone: Vec<Vec<Measurement>>,
+    peak: Option<LowResult>,
     /// When measuring began, with the time zone's offset.
     started: String,
 }
@@ -168,8 +168,7 @@ impl<'a> Experiment<'a> {
             run,
             baseline: Vec::new(),
             scheduled: Vec::new(),
-            alone_high: Vec::new(),
-            alone_low: Vec::new(),
+            alone: Vec::new(),
             peak: None,
             started: timestamp(),
         }
@@ -214,7 +213,8 @@ impl<'a> Experiment<'a> {
             let result = result.as_ref();
             result.map_or(0, |result| result.by_round.len() as u32)
         };
-        let alone = self.alone_low.len() as u32;
+        // Each round has a phase of either task.
+        let alone = self.run.phases_of(record::STANDALONE).count() as u32 / 2;
         let (before, after) = (finished(&record.baseline), finished(&record.scheduled));
         let (baseline, scheduled) = (common.runs(Only::Baseline), common.runs(Only::Scheduled));
         [
@@ -254,17 +254,7 @@ impl<'a> Experiment<'a> {
                 self.session.forget_samples(&round_name(phase, round))?;
             }
         }
-        self.session.forget_samples(PEAK)?;
-        if self.options.common.only.is_some() {
-            return Ok(());
-        }
-        for phase in [ALONE_HIGH, ALONE_LOW] {
-            self.session.forget_samples(phase)?;
-            for round in 1..=MOST_ROUNDS {
-                self.session.forget_samples(&round_name(phase, round))?;
-            }
-        }
-        Ok(())
+        self.session.forget_samples(PEAK)
     }
 
     fn measure(&mut self) -> Result<(), Stop> {
@@ -403,7 +393,8 @@ impl<'a> Experiment<'a> {
             duration,
         );
         let result = self.some(PEAK, result)?;
-        self.peak = Some((measured, result.clone()));
+        self.alone.push(vec![measured]);
+        self.peak = Some(result.clone());
         Ok(result)
     }
 
@@ -433,35 +424,30 @@ impl<'a> Experiment<'a> {
         let high = self.options.high_task(Arrival::Open { rate_hz });
         let low = self.options.low_tasks(facts.low_batch).into_iter().next();
         let low = low.expect("there is a low-priority task");
+        let names = [high.name.clone(), low.name.clone()];
         let longer = high.arrival.whole(self.alone_for(facts) / facts.rounds);
         let short = self.short() / facts.rounds;
-        for (phase, task, duration) in [(ALONE_HIGH, high, longer), (ALONE_LOW, low, short)] {
-            let name = match facts.rounds {
-                1 => phase.to_owned(),
-                _ => round_name(phase, round),
-            };
-            let started = timestamp();
-            let measured = self.alone(&name, task, duration)?;
-            let one = std::slice::from_ref(&measured);
-            match phase {
-                ALONE_HIGH => self.alone_high.extend_from_slice(one),
-                _ => self.alone_low.extend_from_slice(one),
-            }
-            let samples = self.alone_by_round();
-            self.session.keep_samples(record::STANDALONE, &samples)?;
-            let contender = record::STANDALONE;
-            self.note_phase(contender, round, started, duration, one, None, contender)?;
+        if self.alone.len() < round as usize {
+            self.alone.push(Vec::new());
         }
-        let high: Vec<&Measurement> = self.alone_high.iter().collect();
-        let high = HighResult::new(&high, longer);
-        let low: Vec<&[Measurement]> = self.alone_low.chunks(1).collect();
+        for (phase, task, duration) in [(ALONE_HIGH, high, longer), (ALONE_LOW, low, short)] {
+            let started = timestamp();
+            let one = [self.alone(&self.phase_name(phase, round), task, duration)?];
+            self.alone[round as usize - 1].extend_from_slice(&one);
+            let contender = record::STANDALONE;
+            self.session.keep_samples(contender, &self.alone)?;
+            self.note_phase(contender, round, started, duration, &one, None, contender)?;
+        }
+        let [high, low] = names.each_ref().map(|name| of_task(&self.alone, name));
+        let high = HighResult::new(&high.collect::<Vec<_>>(), longer);
+        let low: Vec<&[Measurement]> = low.map(std::slice::from_ref).collect();
         let low = LowResult::new(&self.options.low_task(facts.low_batch).name, &low, short);
         let result = StandaloneResult {
             test_name: TEST_NAME.into(),
             mode: MODE_STANDALONE.into(),
             duration: longer.as_secs_f64() * f64::from(round),
             timestamp: self.started.clone(),
-            high_priority_peak: self.peak.as_ref().map(|(_, result)| result.clone()),
+            high_priority_peak: self.peak.clone(),
             high_priority: self.some(ALONE_HIGH, high)?,
             low_priority: self.some(ALONE_LOW, low)?,
             facts: facts.clone(),
@@ -472,15 +458,12 @@ impl<'a> Experiment<'a> {
         Ok(())
     }
 
-    /// What was measured of single tasks, by round.
-    fn alone_by_round(&self) -> Vec<Vec<Measurement>> {
-        let round = |round: usize| {
-            let peak = self.peak.iter().map(|(measured, _)| measured);
-            let peak = peak.filter(move |_| round == 0);
-            let (high, low) = (self.alone_high.get(round), self.alone_low.get(round));
-            peak.chain(high).chain(low).cloned().collect()
-        };
-        (0..self.alone_high.len()).map(round).collect()
+    /// Name of a phase in a round: its number is left out where there is but one.
+    fn phase_name(&self, phase: &str, round: u32) -> String {
+        match self.options.rounds {
+            1 => phase.to_owned(),
+            _ => round_name(phase, round),
+        }
     }
 
     /// Writes the record with one more phase, whose samples are kept already.
@@ -536,10 +519,7 @@ impl<'a> Experiment<'a> {
         let rate_hz = facts.rate_hz;
         let mut tasks = vec![self.options.high_task(Arrival::Open { rate_hz })];
         tasks.extend(self.options.low_tasks(facts.low_batch));
-        let name = match facts.rounds {
-            1 => phase.name().to_owned(),
-            _ => round_name(phase.name(), round),
-        };
+        let name = self.phase_name(phase.name(), round);
         let (mode, file) = match phase {
             Only::Baseline => (MODE_BASELINE, BASELINE),
             Only::Scheduled => (MODE_SCHEDULED, SCHEDULED),
@@ -676,9 +656,7 @@ impl<'a> Experiment<'a> {
             return;
         };
         console.stage(4, "compare");
-        let alone: Vec<[f64; 3]> = self
-            .alone_high
-            .iter()
+        let alone: Vec<[f64; 3]> = of_task(&self.alone, &baseline.high_priority.task)
             .flat_map(|measured| measured.samples.iter().copied())
             .collect();
         let evidence = Evidence {
@@ -732,6 +710,15 @@ impl<'a> Experiment<'a> {
 /// Name of one round of a phase; also the stem of its files.
 fn round_name(phase: &str, round: u32) -> String {
     format!("{phase}-{round}")
+}
+
+/// What one task did, by round.
+fn of_task<'a>(
+    rounds: &'a [Vec<Measurement>],
+    task: &'a str,
+) -> impl Iterator<Item = &'a Measurement> {
+    let all = rounds.iter().flatten();
+    all.filter(move |measured| measured.task.name == task)
 }
 
 /// All rounds of a phase together: the first task of each is the high-priority one, the others are

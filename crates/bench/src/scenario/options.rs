@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 
 use crate::UsageError;
-use crate::mix::file::parse_seconds;
+use crate::mix::options::parse_seconds;
 use crate::phase::Limits;
 
 /// The longest time that can be asked for, so that sums of times stay representable: a day, in

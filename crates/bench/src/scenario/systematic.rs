@@ -32,7 +32,7 @@ use crate::store::Store;
 use crate::task::{Arrival, Scheduling};
 use crate::worker::Device;
 use crate::{Context, Outcome, UsageError};
-use xsched_wire::env::CUDA_CONNECTIONS;
+use xsched_wire::env;
 
 /// The task whose times count, and its priority.
 const HIGH: &str = "high";
@@ -492,11 +492,8 @@ fn command(
     };
     let mut command = launcher.run_command(&scheduling, None, "normal", name);
     // As many for those that nobody schedules, or that would be what is compared.
-    let (variable, most) = CUDA_CONNECTIONS;
-    if std::env::var_os(variable).is_none() {
-        command.env(variable, most);
-    }
     command
+        .envs(env::cuda_connections())
         .arg(&launcher.program)
         .args(["bench", "systematic", "--peer", peer])
         .args(["--device", options.device.name()])

@@ -58,10 +58,7 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         Scheduler::Off => {}
         Scheduler::Local(_) | Scheduler::Application => {
             prepare(&mut command, args)?;
-            let (variable, most) = env::CUDA_CONNECTIONS;
-            if std::env::var_os(variable).is_none() {
-                command.env(variable, most);
-            }
+            command.envs(env::cuda_connections());
         }
         Scheduler::Global => {
             prepare(&mut command, args)?;

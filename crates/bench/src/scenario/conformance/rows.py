@@ -45,6 +45,25 @@ def row(name, *packages, optional=False):
     return add
 
 
+def in_threads(work, values):
+    """Does the work for each value in a thread of its own, and raises what one of them raised."""
+    errors = []
+
+    def guarded(value):
+        try:
+            work(value)
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=guarded, args=(value,)) for value in values]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+
+
 def record(name, value):
     """Keeps an output: a tensor, an array, or a list of numbers."""
     if hasattr(value, "detach"):
@@ -359,32 +378,23 @@ def _():
     networks = [model(torch, "resnet18").eval() for _ in range(2)]
     sources = [images(torch, 4) for _ in range(2)]
     torch.cuda.synchronize()
-    results, errors = [None, None], []
+    results = [None, None]
 
     def work(i):
-        try:
-            stream = torch.cuda.Stream()
-            with torch.cuda.stream(stream), torch.inference_mode():
-                networks[i](sources[i])
-                try:
-                    # Groups of their own, one above the other.
-                    set_priority = ctypes.CDLL(None).xsched_set_stream_priority
-                    set_priority(ctypes.c_void_p(stream.cuda_stream), [-150, -50][i])
-                except AttributeError:
-                    pass
-                for _ in range(60):
-                    results[i] = networks[i](sources[i])
-                stream.synchronize()
-        except Exception as error:
-            errors.append(error)
+        stream = torch.cuda.Stream()
+        with torch.cuda.stream(stream), torch.inference_mode():
+            networks[i](sources[i])
+            try:
+                # Groups of their own, one above the other.
+                set_priority = ctypes.CDLL(None).xsched_set_stream_priority
+                set_priority(ctypes.c_void_p(stream.cuda_stream), [-150, -50][i])
+            except AttributeError:
+                pass
+            for _ in range(60):
+                results[i] = networks[i](sources[i])
+            stream.synchronize()
 
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
+    in_threads(work, (0, 1))
     for i in range(2):
         record(f"thread-{i}", results[i])
 
@@ -524,7 +534,7 @@ ROUND:
 def _():
     """Two contexts of one process on a device, both busy."""
     call = driver()
-    sums, errors = {}, []
+    sums = {}
 
     def work(number):
         context, module, function = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_void_p()
@@ -546,19 +556,7 @@ def _():
             call("cuStreamSynchronize", stream)
             sums[number].append(sum_so_far.value)
 
-    def guarded(number):
-        try:
-            work(number)
-        except Exception as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=guarded, args=(number,)) for number in (1, 2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
+    in_threads(work, (1, 2))
     record("sums", sums[1] + sums[2])
 
 

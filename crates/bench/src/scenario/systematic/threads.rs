@@ -36,17 +36,14 @@ pub(super) const BY_DRIVER: &str = ":driver";
 impl Shape {
     /// `HIGH+LOW:ROUNDS` or `HIGH+LOW:ROUNDS:driver`.
     pub(super) fn parse(text: &str) -> Option<Shape> {
-        let (text, by_driver) = match text.strip_suffix(BY_DRIVER) {
-            Some(text) => (text, true),
-            None => (text, false),
-        };
-        let (threads, rounds) = text.split_once(':')?;
+        let bare = text.strip_suffix(BY_DRIVER);
+        let (threads, rounds) = bare.unwrap_or(text).split_once(':')?;
         let (high, low) = threads.split_once('+')?;
         Some(Shape {
             high: high.parse().ok().filter(|&high| high > 0)?,
             low: low.parse().ok()?,
             rounds: rounds.parse().ok()?,
-            by_driver,
+            by_driver: bare.is_some(),
         })
     }
 }
