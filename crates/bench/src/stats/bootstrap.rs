@@ -1,7 +1,8 @@
 //! Bootstrap intervals: what a figure would be, had the same source given other samples.
 //!
-//! Neighbouring requests resemble each other (they wait in one queue), so whole blocks of neighbours are
-//! drawn. Everything follows from a seed.
+//! Neighbouring requests resemble each other (they wait in one queue, and a host that slows down does so
+//! for a while), so whole blocks of neighbours are drawn, the longer, the farther that reaches.
+//! Everything follows from a seed.
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -58,7 +59,7 @@ impl Figure {
         figure: impl Fn(&mut [f64]) -> f64,
     ) -> Figure {
         let count = samples.len();
-        let block = (count as f64).cbrt().ceil() as usize;
+        let block = block_length(samples);
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let mut drawn = Vec::with_capacity(count + block);
         let replicate = |_| {
@@ -90,6 +91,62 @@ impl Figure {
         let ratios = pairs.map(|(one, other)| one / other).collect();
         (self.value / other.value, interval(ratios))
     }
+}
+
+/// How many neighbours are drawn together: what Politis and White (2004, corrected 2009) found best for
+/// the circular bootstrap of a mean, here of the samples' ranks, which no outlier governs; n^(1/3) at
+/// least, which is for samples that are hardly related.
+fn block_length(samples: &[f64]) -> usize {
+    let n = samples.len() as f64;
+    let ranks = centred_ranks(samples);
+    let covariance = |lag: usize| -> f64 {
+        let pairs = ranks.iter().zip(&ranks[lag..]);
+        pairs.map(|(one, other)| one * other).sum::<f64>() / n
+    };
+    let variance = covariance(0);
+    let least = n.cbrt().ceil();
+    if variance == 0.0 {
+        return least as usize;
+    }
+    // The last lag before several in a row at which no relation is seen.
+    let in_a_row = (n.log10().ceil() as usize).max(5);
+    let most_lags = (n.sqrt().ceil() as usize + in_a_row).min(samples.len() - 1);
+    let noise = 2.0 * (n.log10() / n).sqrt() * variance;
+    let mut covariances = vec![variance];
+    let mut unrelated = 0;
+    while unrelated < in_a_row && covariances.len() <= most_lags {
+        let next = covariance(covariances.len());
+        unrelated = if next.abs() < noise { unrelated + 1 } else { 0 };
+        covariances.push(next);
+    }
+    let related = covariances.len() - 1 - unrelated;
+    let reach = (2 * related).clamp(1, most_lags);
+    let (mut spectrum, mut slope) = (variance, 0.0);
+    for lag in 1..=reach {
+        let weight = (2.0 * (1.0 - lag as f64 / reach as f64)).min(1.0);
+        let known = covariances.get(lag).copied();
+        let both_sides = 2.0 * weight * known.unwrap_or_else(|| covariance(lag));
+        spectrum += both_sides;
+        slope += both_sides * lag as f64;
+    }
+    let best = (1.5 * n).cbrt() * (slope / spectrum).abs().powf(2.0 / 3.0);
+    let most = (3.0 * n.sqrt()).min(n / 3.0).ceil();
+    best.ceil().min(most).max(least) as usize
+}
+
+/// The rank of each sample, less the mean of all; equal samples share theirs.
+fn centred_ranks(samples: &[f64]) -> Vec<f64> {
+    let mut order: Vec<usize> = (0..samples.len()).collect();
+    order.sort_by(|&one, &other| samples[one].total_cmp(&samples[other]));
+    let mean = (samples.len() as f64 - 1.0) / 2.0;
+    let mut ranks = vec![0.0; samples.len()];
+    let mut before = 0;
+    for equal in order.chunk_by(|&one, &other| samples[one] == samples[other]) {
+        let shared = before as f64 + (equal.len() as f64 - 1.0) / 2.0 - mean;
+        equal.iter().for_each(|&index| ranks[index] = shared);
+        before += equal.len();
+    }
+    ranks
 }
 
 fn rate(gaps_s: &mut [f64]) -> f64 {
@@ -147,6 +204,59 @@ mod tests {
         let rate = Figure::throughput(&[0.25; 400], 4).unwrap();
         assert_eq!((rate.value, rate.interval()), (4.0, exactly(4.0)));
         assert_eq!(flat.over(&rate), (1.75, exactly(1.75)));
+    }
+
+    /// Exponential samples of mean 1, of which each is the one before again with probability `again`: the
+    /// correlation of two is `again` to the power of their distance.
+    fn related(again: f64, seed: u64) -> impl Iterator<Item = f64> {
+        let mut random = uniform(seed);
+        let mut last = None;
+        std::iter::repeat_with(move || {
+            let again = random.next().unwrap() < again;
+            let fresh = -(1.0 - random.next().unwrap()).ln();
+            let sample = last.filter(|_| again).unwrap_or(fresh);
+            last = Some(sample);
+            sample
+        })
+    }
+
+    #[test]
+    fn blocks_are_as_long_as_relations_reach() {
+        let length = |again, seed| {
+            let samples: Vec<f64> = related(again, seed).take(8000).collect();
+            block_length(&samples)
+        };
+        for seed in 0..20 {
+            assert_eq!(length(0.0, seed), 20, "n^(1/3) where there are none");
+            // By theory (1.5 n)^(1/3) (2 r / (1 - r²))^(2/3) for r = 0.8: 62.
+            let got = length(0.8, 100 + seed);
+            assert!((40..=90).contains(&got), "{got}");
+        }
+        assert_eq!(block_length(&[3.0; 1000]), 10);
+        // A trend is related all through; blocks stay short enough to differ.
+        let trend: Vec<f64> = (0..900).map(f64::from).collect();
+        assert!((45..=90).contains(&block_length(&trend)));
+        let few = [2.0, 1.0, 5.0, 3.0, 3.0, 3.0, 8.0, 1.0, 1.0, 2.0];
+        assert!((3..=4).contains(&block_length(&few)));
+        assert_eq!(centred_ranks(&[5.0, 1.0, 5.0]), [0.5, -1.0, 0.5]);
+    }
+
+    #[test]
+    fn intervals_of_slow_times_that_last_cover_the_truth_too() {
+        let covers = |&trial: &u64| {
+            let samples: Vec<f64> = related(0.9, 9000 + trial).take(2000).collect();
+            let figure = |seed| {
+                Figure::with_replicates(&samples, seed, FEWEST_REPLICATES, |drawn| {
+                    quantile(drawn, 0.9)
+                })
+            };
+            let Interval { low, high } = figure(trial).interval();
+            let truth = 10f64.ln();
+            low.unwrap() <= truth && truth <= high.unwrap()
+        };
+        // With blocks of n^(1/3) neighbours 81 do.
+        let covered = (0..100).filter(covers).count();
+        assert!((88..=99).contains(&covered), "covered in {covered}");
     }
 
     /// In how many of 100 trials the interval covers the truth.
