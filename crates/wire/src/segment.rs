@@ -30,7 +30,7 @@ use std::{
 use rustix::{
     fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate, memfd_create},
     io::Errno,
-    mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap},
+    mm::{MapFlags, MremapFlags, ProtFlags, mmap, mmap_anonymous, mremap, munmap},
 };
 
 use crate::{
@@ -212,6 +212,18 @@ impl OwnSegment {
         self.layout
     }
 
+    /// The same memory at one more address, for good: host memory can be registered with a driver once an
+    /// address.
+    pub fn again(layout: &'static Layout) -> Result<&'static Layout, SegmentError> {
+        let address = std::ptr::from_ref(layout).cast_mut().cast::<c_void>();
+        // SAFETY: of a shared mapping and length 0 this leaves the old one as it is and maps its pages
+        // once more, where the kernel likes (mremap(2)).
+        let address = unsafe { mremap(address, 0, SEGMENT_BYTES, MremapFlags::MAYMOVE) }?;
+        let address = NonNull::new(address.cast::<Layout>()).ok_or(Errno::NOMEM)?;
+        // SAFETY: as in `Mapping::layout`; nobody unmaps it.
+        Ok(unsafe { address.as_ref() })
+    }
+
     /// Puts private memory, the gates of the first `used` slots bypassed, in place of the mapping
     /// that a forked child inherited: its addresses stay valid, hold nothing back, and are no
     /// longer the parent's words.
@@ -281,6 +293,15 @@ impl PeerSegment {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_more_mapping_shows_the_same_words() {
+        let own = OwnSegment::create().unwrap();
+        let other = OwnSegment::again(own.layout()).unwrap();
+        assert!(!std::ptr::eq(own.layout(), other));
+        let _first = own.layout().blocks[3].publish();
+        assert_eq!(other.blocks[3].state().submitted(), 1);
+    }
 
     #[test]
     fn layout_is_pinned() {

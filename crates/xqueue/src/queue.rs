@@ -223,8 +223,13 @@ impl<Q: HwQueue> XQueue<Q> {
     /// Whether every command that was forwarded is known to be over, by the queue's marks. Never waits; false also where
     /// no mark tells.
     pub fn is_known_over(&self) -> bool {
-        let forwarded = self.slot().block.forwarded_count();
-        self.core.admission.marks.done(self.slot()) >= forwarded
+        self.core.is_known_over(self.slot().block.forwarded_count())
+    }
+
+    /// Enqueues a mark behind everything forwarded so far, which will tell that it is over where nobody may ask the
+    /// hw queue.
+    pub fn mark_last(&self) {
+        self.core.mark_last();
     }
 
     /// Stops the queue, whatever the scheduler says: buffered commands stay, and the scheduler is
@@ -371,6 +376,21 @@ impl<Q: HwQueue> Core<Q> {
         admitted.pass
     }
 
+    fn is_known_over(&self, commands: u64) -> bool {
+        self.admission.marks.done(self.admission.slot) >= commands
+    }
+
+    #[cold]
+    fn mark_last(&self) {
+        if self.admission.level().is_none() {
+            return; // nobody wants to know, and the stream may be about to end
+        }
+        let placed = self.admission.marks.place(&self.hw, self.admission.slot);
+        if let Err(error) = placed {
+            self.fall(error);
+        }
+    }
+
     fn close(&self) {
         if !self.closed.swap(true, Ordering::SeqCst) {
             self.admission.set_level(None);
@@ -492,7 +512,7 @@ impl<Q: HwQueue> Managed for Core<Q> {
             return;
         };
         let quiet = self.polled.swap(point.number(), Ordering::Relaxed) == point.number();
-        if quiet && self.hw.is_drained() {
+        if quiet && (self.is_known_over(point.number()) || self.hw.is_drained()) {
             // Some time after it was: no lesson for the gates.
             self.note_drained(point);
         }

@@ -4,7 +4,7 @@ use xsched_wire::{Hints, Priority};
 
 use crate::{
     state, stream,
-    streams::{self, Flavour, Way},
+    streams::{self, Flavour, Scheduled, Way},
     sys::*,
 };
 
@@ -16,7 +16,9 @@ pub extern "C" fn xsched_level() -> i32 {
         if !state::is_active() || !state::agent()?.is_scheduled() {
             return None;
         }
-        streams::all().filter_map(|entry| entry.queue.level()).min()
+        streams::all()
+            .filter_map(|stream| stream.queue.level())
+            .min()
     };
     state::guarded(level)
         .flatten()
@@ -49,14 +51,14 @@ pub extern "C" fn xsched_set_stream_priority(stream: CUstream, priority: i32) ->
         ..Hints::default()
     };
     let set = || {
-        let Way::Scheduled(entry) = streams::way(stream, Flavour::Legacy) else {
+        let Way::Scheduled(Scheduled { queue, .. }) = streams::way(stream, Flavour::Legacy) else {
             return None;
         };
         let agent = state::agent()?;
         if stream::is_blocking(stream) {
             agent.hint_process(hints);
         } else {
-            agent.hint(&entry.queue, hints);
+            agent.hint(queue, hints);
         }
         Some(())
     };

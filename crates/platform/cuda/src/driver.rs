@@ -115,6 +115,8 @@ calls! {
     fn ctx_get_device = c"cuCtxGetDevice" (device: *mut CUdevice);
     /// The context of a stream.
     fn stream_get_ctx = c"cuStreamGetCtx" (stream: CUstream, context: *mut CUcontext);
+    /// The context and the green context of a stream; for one with a green context, the primary context.
+    fn stream_get_ctxs = c"cuStreamGetCtx_v2" (stream: CUstream, context: *mut CUcontext, green: *mut CUgreenCtx);
     /// 16 bytes; that of the MIG instance where there is one.
     fn device_get_uuid = c"cuDeviceGetUuid_v2" (uuid: *mut [u8; 16], device: CUdevice);
     /// A device attribute.

@@ -7,7 +7,7 @@
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::{
-    streams::{self, Flavour, Key},
+    streams::{self, Flavour, Key, Scheduled},
     sys::*,
 };
 
@@ -51,10 +51,10 @@ pub(crate) fn record(
 ) -> CUresult {
     // What it stood behind before, perhaps in another stream, it no longer does.
     forget(event);
-    let point = streams::find(stream, flavour).and_then(|entry| {
+    let point = streams::find(stream, flavour).and_then(|Scheduled { entry, queue }| {
         // Before the call: a command that is submitted meanwhile may stand behind the event, and so
         // may one that is on its way to the driver.
-        let block = entry.queue.slot().block;
+        let block = queue.slot().block;
         let number = block.state().submitted();
         (block.forwarded_count() == number).then_some((entry.key, entry.id, number))
     });
@@ -111,15 +111,15 @@ fn note(event: CUevent, key: Key, id: u64, number: u64) {
 pub(crate) fn reached(event: CUevent, call: impl FnOnce() -> CUresult) -> CUresult {
     // Taken before the call, as every drain point must be.
     let point = lookup(event).and_then(|(key, id, number)| {
-        let entry = streams::get(key).filter(|entry| entry.id == id)?;
-        let point = entry.queue.begin_synchronize()?;
-        (point.number() == number).then(|| (entry.keep(), point))
+        let stream = streams::by_key(key).filter(|stream| stream.entry.id == id)?;
+        let point = stream.queue.begin_synchronize()?;
+        (point.number() == number).then(|| Some((stream.keep()?, point)))?
     });
     let result = call();
     if result == CUDA_SUCCESS
-        && let Some((entry, point)) = point
+        && let Some((queue, point)) = point
     {
-        entry.queue.end_synchronize(Some(point));
+        queue.end_synchronize(Some(point));
     }
     result
 }

@@ -12,22 +12,19 @@
 use std::{
     ptr,
     sync::{
-        Mutex, OnceLock, PoisonError,
+        OnceLock,
         atomic::{AtomicBool, Ordering},
     },
 };
 
-use xsched_wire::{
-    ControlBlock, Level, Share,
-    segment::{Layout, SEGMENT_BYTES},
-};
+use xsched_wire::{ControlBlock, Level, Share, segment::Layout};
 use xsched_xqueue::{HwError, HwQueue, Spacing, Support, XQueue};
 
 use crate::{
-    driver,
+    driver, segment,
     state::{self, guarded},
     stream,
-    streams::Flavour,
+    streams::{self, Flavour},
     sys::*,
 };
 
@@ -46,10 +43,6 @@ struct GraphGate {
 
 static GATES: [OnceLock<Option<GraphGate>>; DEVICES] = [const { OnceLock::new() }; DEVICES];
 
-/// Graphs of the program's own that a capture adds to: bodies of conditional nodes, which take no
-/// gates.
-static FOREIGN: Mutex<Vec<usize>> = Mutex::new(Vec::new());
-
 /// Before a command that a capture makes a node of.
 #[cold]
 pub(crate) fn before_node(stream: CUstream, flavour: Flavour) {
@@ -58,12 +51,13 @@ pub(crate) fn before_node(stream: CUstream, flavour: Flavour) {
         return;
     }
     guarded(|| {
+        let home = stream::home_of(streams::key(stream, flavour));
         let stream = stream::explicit(stream, flavour);
         if !is_due(stream) {
             return;
         }
-        let Some(gate) = gate() else { return };
-        let Some(address) = gate.address(gate.queue.slot().block.gate_address()) else {
+        let context = home.map_or_else(driver::current_context, |home| home.context as CUcontext);
+        let Some(address) = gate_address(context) else {
             return;
         };
         // SAFETY: the program's own stream, which captures; the device only reads the word.
@@ -93,41 +87,36 @@ fn is_due(stream: CUstream) -> bool {
     let mut nodes = 0;
     // SAFETY: the graph of a capture in progress may be looked at; only the number is asked for.
     let result = unsafe { driver::graph_get_nodes(graph, ptr::null_mut(), &mut nodes) };
-    result == CUDA_SUCCESS && nodes % EVERY == EVERY - 1 && !is_foreign(graph)
+    result == CUDA_SUCCESS && nodes % EVERY == EVERY - 1 && !streams::is_captured_to(graph)
 }
 
-/// The gate of the current context's device; `None`: graphs are not stopped there.
-fn gate() -> Option<&'static GraphGate> {
-    let mut device = 0;
-    // SAFETY: a valid place for the result.
-    if unsafe { driver::ctx_get_device(&mut device) } != CUDA_SUCCESS {
+/// Where a context's device sees the gate of graphs there; `None`: they are not stopped.
+fn gate_address(context: CUcontext) -> Option<CUdeviceptr> {
+    let device = stream::device_of(context)?;
+    let place = GATES.get(usize::try_from(device).ok()?)?;
+    let gate = place
+        .get_or_init(|| GraphGate::new(context, device))
+        .as_ref()?;
+    if gate.queue.level() < Some(Level::Lv2) {
         return None;
     }
-    let place = GATES.get(usize::try_from(device).ok()?)?;
-    let gate = place.get_or_init(|| driver::relaxed(|| GraphGate::new(device)));
-    let gate = gate.as_ref()?;
-    (gate.queue.level() >= Some(Level::Lv2)).then_some(gate)
+    let segment = segment::in_context(context, gate.layout).ok()?;
+    let word = gate.queue.slot().block.gate_address();
+    Some(segment + segment::offset(gate.layout, word))
 }
 
 impl GraphGate {
-    fn new(device: CUdevice) -> Option<Self> {
+    fn new(context: CUcontext, device: CUdevice) -> Option<Self> {
         let agent = state::agent()?;
-        let support = stream::support(device, agent.layout());
+        let layout = agent.layout();
+        let support = stream::support(device, segment::in_context(context, layout).err());
         if support.level < Level::Lv2 {
             return None;
         }
         let queue = agent
             .attach_common(Common { support }, &stream::device_name(device))
             .ok()?;
-        Some(GraphGate {
-            queue,
-            layout: agent.layout(),
-        })
-    }
-
-    /// A word of the segment as devices see it.
-    fn address(&self, word: *const u32) -> Option<CUdeviceptr> {
-        driver::relaxed(|| stream::address(self.layout, word)).ok()
+        Some(GraphGate { queue, layout })
     }
 }
 
@@ -176,32 +165,6 @@ impl HwQueue for Common {
     fn spacing(&self, _: Level) -> Spacing {
         Spacing::Commands(1)
     }
-}
-
-// ---- graphs of the program's own ----
-
-fn is_foreign(graph: CUgraph) -> bool {
-    foreign(|list| list.contains(&(graph as usize)))
-}
-
-fn foreign<T>(body: impl FnOnce(&mut Vec<usize>) -> T) -> T {
-    body(&mut FOREIGN.lock().unwrap_or_else(PoisonError::into_inner))
-}
-
-/// A capture adds to a graph of the program's own from now on.
-pub(crate) fn begin_foreign(graph: CUgraph) {
-    guarded(|| foreign(|list| list.push(graph as usize)));
-}
-
-/// The capture that made or added to this graph has ended.
-pub(crate) fn end_foreign(graph: CUgraph) {
-    guarded(|| {
-        foreign(|list| {
-            if let Some(index) = list.iter().position(|&own| own == graph as usize) {
-                list.swap_remove(index);
-            }
-        });
-    });
 }
 
 // ---- taking gates out again ----
@@ -266,13 +229,7 @@ fn is_gate(node: CUgraphNode) -> bool {
     }
     // SAFETY: the driver has said that there is one operation, which lasts as long as the node.
     let operation = unsafe { parameters.operations.read() };
-    let Some(gate) = GATES.iter().find_map(|gate| gate.get()?.as_ref()) else {
-        return false;
-    };
-    gate.address(ptr::from_ref(gate.layout).cast())
-        .is_some_and(|segment| {
-            (segment..segment + SEGMENT_BYTES as u64).contains(&operation.address)
-        })
+    segment::has(operation.address)
 }
 
 /// `None`: it stays, since the driver does not say what stands before or behind it (an edge may say

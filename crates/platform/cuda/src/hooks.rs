@@ -13,9 +13,9 @@ use crate::{
     events, graphs,
     state::context_wide,
     streams::{
-        self, Entry,
+        self,
         Flavour::{self, Legacy, PerThread},
-        Way,
+        KeptQueue, Scheduled, Way,
     },
     sys::*,
     timeslice,
@@ -61,21 +61,28 @@ macro_rules! hooks {
 #[inline]
 fn submit(stream: CUstream, flavour: Flavour, call: impl FnOnce() -> CUresult) -> CUresult {
     // The call stands here once: a hook is small.
-    let pass = admit(stream, flavour);
+    let (pass, marked) = admit(stream, flavour);
     let result = call();
     drop(pass);
+    if let Some(queue) = marked {
+        queue.mark_last();
+    }
     result
 }
 
+/// The queue is one that wants a mark behind the command.
 #[inline]
-fn admit(stream: CUstream, flavour: Flavour) -> Option<Pass> {
+fn admit(stream: CUstream, flavour: Flavour) -> (Option<Pass>, Option<KeptQueue>) {
     match streams::way(stream, flavour) {
-        Way::Scheduled(entry) => Some(entry.queue.admit()),
+        Way::Scheduled(stream) => {
+            let marked = streams::marked(stream);
+            (Some(stream.queue.admit()), marked)
+        }
         Way::Captured => {
             graphs::before_node(stream, flavour);
-            None
+            (None, None)
         }
-        Way::Unscheduled => None,
+        Way::Unscheduled => (None, None),
     }
 }
 
@@ -85,34 +92,34 @@ fn submit_and_wait(
     flavour: Flavour,
     call: impl FnOnce() -> CUresult,
 ) -> CUresult {
-    let Way::Scheduled(entry) = streams::way(stream, flavour) else {
+    let Way::Scheduled(stream) = streams::way(stream, flavour) else {
         return call();
     };
-    let entry = entry.keep();
-    let pass = entry.queue.admit();
+    let Some(queue) = stream.keep() else {
+        return call();
+    };
+    let pass = queue.admit();
     let number = pass.number();
     // Nobody else's command is on its way to the driver, so the call covers all before it.
-    let covers_all = entry.queue.slot().block.forwarded_count() + 1 == number;
+    let covers_all = queue.slot().block.forwarded_count() + 1 == number;
     let result = call();
     drop(pass);
     if result == CUDA_SUCCESS && covers_all {
-        let point = entry.queue.begin_synchronize();
-        entry
-            .queue
-            .end_synchronize(point.filter(|point| point.number() == number));
+        let point = queue.begin_synchronize();
+        queue.end_synchronize(point.filter(|point| point.number() == number));
     }
     result
 }
 
 /// A wait for, or a look at, everything that the stream has.
 fn synchronize(stream: CUstream, flavour: Flavour, call: impl FnOnce() -> CUresult) -> CUresult {
-    let Some(entry) = streams::find(stream, flavour).map(Entry::keep) else {
+    let Some(queue) = streams::find(stream, flavour).and_then(Scheduled::keep) else {
         return call();
     };
-    let point = entry.queue.begin_synchronize();
+    let point = queue.begin_synchronize();
     let result = call();
     if result == CUDA_SUCCESS {
-        entry.queue.end_synchronize(point);
+        queue.end_synchronize(point);
     }
     result
 }
@@ -226,19 +233,21 @@ hooks! { WAITING;
 }
 
 hooks! { LIFE;
-    cuStreamBeginCapture / c"cuStreamBeginCapture" (stream: CUstream) = |call| streams::begin_capture(stream, Legacy, call);
-    cuStreamBeginCapture_ptsz / c"cuStreamBeginCapture_ptsz" (stream: CUstream) = |call| streams::begin_capture(stream, PerThread, call);
-    cuStreamBeginCapture_v2 / c"cuStreamBeginCapture_v2" (stream: CUstream, mode: i32) = |call| streams::begin_capture(stream, Legacy, call);
-    cuStreamBeginCapture_v2_ptsz / c"cuStreamBeginCapture_v2_ptsz" (stream: CUstream, mode: i32) = |call| streams::begin_capture(stream, PerThread, call);
-    cuStreamBeginCaptureToGraph / c"cuStreamBeginCaptureToGraph" (stream: CUstream, graph: CUgraph, nodes: Opaque, edges: Opaque, count: usize, mode: i32) = |call| streams::begin_capture_to(graph, stream, Legacy, call);
-    cuStreamBeginCaptureToGraph_ptsz / c"cuStreamBeginCaptureToGraph_ptsz" (stream: CUstream, graph: CUgraph, nodes: Opaque, edges: Opaque, count: usize, mode: i32) = |call| streams::begin_capture_to(graph, stream, PerThread, call);
-    cuStreamEndCapture / c"cuStreamEndCapture" (stream: CUstream, graph: *mut CUgraph) = |call| streams::end_capture(stream, Legacy, graph, call);
-    cuStreamEndCapture_ptsz / c"cuStreamEndCapture_ptsz" (stream: CUstream, graph: *mut CUgraph) = |call| streams::end_capture(stream, PerThread, graph, call);
+    cuStreamBeginCapture / c"cuStreamBeginCapture" (stream: CUstream) = |call| streams::begin_capture(std::ptr::null_mut(), stream, Legacy, call);
+    cuStreamBeginCapture_ptsz / c"cuStreamBeginCapture_ptsz" (stream: CUstream) = |call| streams::begin_capture(std::ptr::null_mut(), stream, PerThread, call);
+    cuStreamBeginCapture_v2 / c"cuStreamBeginCapture_v2" (stream: CUstream, mode: i32) = |call| streams::begin_capture(std::ptr::null_mut(), stream, Legacy, call);
+    cuStreamBeginCapture_v2_ptsz / c"cuStreamBeginCapture_v2_ptsz" (stream: CUstream, mode: i32) = |call| streams::begin_capture(std::ptr::null_mut(), stream, PerThread, call);
+    cuStreamBeginCaptureToGraph / c"cuStreamBeginCaptureToGraph" (stream: CUstream, graph: CUgraph, nodes: Opaque, edges: Opaque, count: usize, mode: i32) = |call| streams::begin_capture(graph, stream, Legacy, call);
+    cuStreamBeginCaptureToGraph_ptsz / c"cuStreamBeginCaptureToGraph_ptsz" (stream: CUstream, graph: CUgraph, nodes: Opaque, edges: Opaque, count: usize, mode: i32) = |call| streams::begin_capture(graph, stream, PerThread, call);
+    cuStreamEndCapture / c"cuStreamEndCapture" (stream: CUstream, graph: *mut CUgraph) = |call| streams::end_capture(stream, Legacy, call);
+    cuStreamEndCapture_ptsz / c"cuStreamEndCapture_ptsz" (stream: CUstream, graph: *mut CUgraph) = |call| streams::end_capture(stream, PerThread, call);
     cuStreamDestroy_v2 / c"cuStreamDestroy_v2" (stream: CUstream) = |call| streams::destroy(stream, call);
     cuCtxDestroy_v2 / c"cuCtxDestroy_v2" (context: CUcontext) = |call| streams::destroy_context(context, call);
-    cuDevicePrimaryCtxReset_v2 / c"cuDevicePrimaryCtxReset_v2" (device: CUdevice) = |call| streams::destroy_device(device, call);
-    cuDevicePrimaryCtxRelease_v2 / c"cuDevicePrimaryCtxRelease_v2" (device: CUdevice) = |call| streams::destroy_device(device, call);
-    cuDevicePrimaryCtxRetain / c"cuDevicePrimaryCtxRetain" (place: Opaque, device: CUdevice) = |call| timeslice::creating(device, call);
+    cuDevicePrimaryCtxReset_v2 / c"cuDevicePrimaryCtxReset_v2" (device: CUdevice) = |call| streams::end_primary(device, call);
+    cuDevicePrimaryCtxRelease_v2 / c"cuDevicePrimaryCtxRelease_v2" (device: CUdevice) = |call| streams::release_primary(device, call);
+    cuDevicePrimaryCtxRetain / c"cuDevicePrimaryCtxRetain" (place: *mut CUcontext, device: CUdevice) = |call| streams::retain_primary(place, device, call);
+    cuCtxFromGreenCtx / c"cuCtxFromGreenCtx" (place: *mut CUcontext, green: CUgreenCtx) = |call| streams::convert_green(place, green, call);
+    cuGreenCtxDestroy / c"cuGreenCtxDestroy" (green: CUgreenCtx) = |call| streams::destroy_green(green, call);
     cuCtxCreate_v2 / c"cuCtxCreate_v2" (place: Opaque, flags: u32, device: CUdevice) = |call| timeslice::creating(device, call);
     cuCtxCreate_v3 / c"cuCtxCreate_v3" (place: Opaque, params: Opaque, count: i32, flags: u32, device: CUdevice) = |call| timeslice::creating(device, call);
     cuCtxCreate_v4 / c"cuCtxCreate_v4" (place: Opaque, params: Opaque, flags: u32, device: CUdevice) = |call| timeslice::creating(device, call);

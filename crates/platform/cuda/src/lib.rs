@@ -4,7 +4,7 @@
 //! direct linking) gives one of the `hooks` instead; the hook finds the stream's XQueue
 //! (`streams`), passes its admission, and calls the driver (`driver`) itself: same thread, same
 //! arguments, same result. How a stream is stopped: `stream` (marks and gates in the stream),
-//! `graphs` (gates inside captured graphs), `timeslice` (channel groups, seen through `ioctl`).
+//! `graphs` (gates inside captured graphs), `segment` (where devices find the gates), `timeslice` (channel groups, seen through `ioctl`).
 //!
 //! A guest in somebody else's process: nothing happens before the first launch; an internal error
 //! switches the shim off for the process (`state`). Programs that know the shim may call `api`.
@@ -17,6 +17,7 @@ mod events;
 mod graphs;
 mod hooks;
 mod lookup;
+mod segment;
 mod state;
 mod stream;
 mod streams;

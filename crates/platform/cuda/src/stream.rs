@@ -1,21 +1,15 @@
 //! A CUDA stream as a hw queue: marks and gates are commands in the stream itself.
-//!
-//! The segment is registered with the driver once, for all contexts, so that the device reads
-//! gates and writes marks in it.
 
 use std::{
     sync::{Mutex, PoisonError},
     time::Duration,
 };
 
-use xsched_wire::{
-    ControlBlock, Level, Share,
-    segment::{Layout, SEGMENT_BYTES},
-};
+use xsched_wire::{ControlBlock, Level, Share, segment::Layout};
 use xsched_xqueue::{HwError, HwQueue, Spacing, Support};
 
 use crate::{
-    driver,
+    driver, segment,
     streams::{self, Flavour, Key},
     sys::*,
     timeslice::{self, StreamId},
@@ -32,9 +26,13 @@ const WITH_SLICES: Duration = Duration::from_millis(2);
 pub(crate) struct Stream {
     key: Key,
     device: CUdevice,
+    /// In another thread its handle means another stream, or its context may not be current there.
+    is_private: bool,
     /// Among all streams that have a share of the device.
     id: StreamId,
     layout: &'static Layout,
+    /// Where its device sees the segment; 0: nowhere.
+    segment: CUdeviceptr,
     support: Support,
     /// The stream's context while the stream lives: whoever enters the driver from another thread
     /// holds the lock, and the end of the stream waits for them.
@@ -42,19 +40,18 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
-    pub(crate) fn new(
-        key: Key,
-        context: CUcontext,
-        device: CUdevice,
-        layout: &'static Layout,
-    ) -> Self {
+    pub(crate) fn new(key: Key, home: Home, device: CUdevice, layout: &'static Layout) -> Self {
+        let segment = segment::in_context(home.context as CUcontext, layout);
         Stream {
             key,
             device,
-            id: timeslice::join(device, context as usize),
+            is_private: key.raw == CU_STREAM_PER_THREAD
+                || key.raw == CU_STREAM_LEGACY && home.green != 0,
+            id: timeslice::join(device, home.context),
             layout,
-            support: support(device, layout),
-            context: Mutex::new(Some(context as usize)),
+            segment: *segment.as_ref().unwrap_or(&0),
+            support: support(device, segment.err()),
+            context: Mutex::new(Some(home.context)),
         }
     }
 
@@ -64,8 +61,18 @@ impl Stream {
         timeslice::leave(self.device, self.id);
     }
 
+    /// Whether nobody but its own thread may ask the driver about it.
+    pub(crate) fn is_private(&self) -> bool {
+        self.is_private
+    }
+
     fn raw(&self) -> CUstream {
         self.key.raw as CUstream
+    }
+
+    /// A word of the segment as the device sees it.
+    fn address(&self, word: *const u32) -> CUdeviceptr {
+        self.segment + segment::offset(self.layout, word)
     }
 }
 
@@ -75,19 +82,16 @@ impl Drop for Stream {
     }
 }
 
-/// What this process can do on this device.
-pub(crate) fn support(device: CUdevice, layout: &'static Layout) -> Support {
+/// What this process can do on this device; `unmapped` says why it sees no gates there, if so.
+pub(crate) fn support(device: CUdevice, unmapped: Option<String>) -> Support {
     let lower = |level, reason: &str| Support {
         level,
         reason: Some(reason.to_owned()),
         one_background: false,
         independent: false,
     };
-    if let Err(error) = register(layout) {
-        return lower(
-            Level::Lv1,
-            &format!("the driver refused to map the gates (error {error})"),
-        );
+    if let Some(reason) = unmapped {
+        return lower(Level::Lv1, &reason);
     }
     let mut mps = 0;
     // SAFETY: a valid place for the result.
@@ -105,45 +109,6 @@ pub(crate) fn support(device: CUdevice, layout: &'static Layout) -> Support {
             independent: false,
         },
     }
-}
-
-/// Makes the segment accessible to all devices. The error is the driver's.
-fn register(layout: &'static Layout) -> Result<(), CUresult> {
-    let start = std::ptr::from_ref(layout).cast_mut();
-    if device_address(start.cast()).is_ok() {
-        return Ok(());
-    }
-    let flags = CU_MEMHOSTREGISTER_PORTABLE | CU_MEMHOSTREGISTER_DEVICEMAP;
-    // SAFETY: exactly the segment's mapping, which lasts as long as the process.
-    let result = driver::relaxed(|| unsafe {
-        driver::mem_host_register(start.cast(), SEGMENT_BYTES, flags)
-    });
-    match result {
-        // Another thread was first.
-        CUDA_SUCCESS | CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED => Ok(()),
-        error => Err(error),
-    }
-}
-
-/// A word's address for the device of the current context. The segment's registration ends with the
-/// context that was current when it was made, which may not be this one.
-pub(crate) fn address(layout: &'static Layout, word: *const u32) -> Result<CUdeviceptr, HwError> {
-    device_address(word).or_else(|_| {
-        checked(
-            "cuMemHostRegister",
-            register(layout).err().unwrap_or(CUDA_SUCCESS),
-        )?;
-        device_address(word)
-    })
-}
-
-fn device_address(word: *const u32) -> Result<CUdeviceptr, HwError> {
-    let mut address = 0;
-    // SAFETY: the word lies in the segment; a valid place for the result.
-    let result =
-        unsafe { driver::mem_host_get_device_pointer(&mut address, word.cast_mut().cast(), 0) };
-    checked("cuMemHostGetDevicePointer", result)?;
-    Ok(address)
 }
 
 fn checked(what: &str, result: CUresult) -> Result<(), HwError> {
@@ -181,8 +146,7 @@ impl HwQueue for Stream {
     }
 
     fn is_drained(&self) -> bool {
-        // From another thread a per-thread default stream would be that thread's.
-        if self.key.raw == CU_STREAM_PER_THREAD {
+        if self.is_private {
             return false;
         }
         let context = self.context.lock().unwrap_or_else(PoisonError::into_inner);
@@ -204,7 +168,7 @@ impl HwQueue for Stream {
     }
 
     fn mark(&self, block: &'static ControlBlock, value: u32) -> Result<(), HwError> {
-        let address = address(self.layout, block.completed_address())?;
+        let address = self.address(block.completed_address());
         // SAFETY: the program's own stream; the word belongs to the device.
         let result = unsafe {
             driver::stream_write_value(self.raw(), address, value, CU_STREAM_WRITE_VALUE_DEFAULT)
@@ -213,7 +177,7 @@ impl HwQueue for Stream {
     }
 
     fn gate(&self, block: &'static ControlBlock) -> Result<(), HwError> {
-        let address = address(self.layout, block.gate_address())?;
+        let address = self.address(block.gate_address());
         // SAFETY: the program's own stream; the device only reads the word.
         let result =
             unsafe { driver::stream_wait_value(self.raw(), address, 1, CU_STREAM_WAIT_VALUE_GEQ) };
@@ -260,15 +224,42 @@ pub(crate) fn is_blocking(stream: CUstream) -> bool {
         || flags & CU_STREAM_NON_BLOCKING == 0
 }
 
-/// The context that a stream belongs to.
-pub(crate) fn context_of(key: Key) -> Option<CUcontext> {
-    if key.raw <= CU_STREAM_PER_THREAD {
-        return (key.context != 0).then_some(key.context as CUcontext);
+/// Where a stream lives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Home {
+    /// Its context; that of a green context's stream is the device's primary one.
+    pub(crate) context: usize,
+    /// Its green context; 0: none.
+    pub(crate) green: usize,
+}
+
+impl Home {
+    fn of_default(context: usize) -> Option<Self> {
+        (context != 0).then(|| Home {
+            context,
+            green: streams::green_of(context),
+        })
     }
-    let mut context = std::ptr::null_mut();
-    // SAFETY: the program's own stream; a valid place for the result.
-    let result = unsafe { driver::stream_get_ctx(key.raw as CUstream, &mut context) };
-    (result == CUDA_SUCCESS && !context.is_null()).then_some(context)
+}
+
+/// The contexts that a stream belongs to.
+pub(crate) fn home_of(key: Key) -> Option<Home> {
+    if key.raw <= CU_STREAM_PER_THREAD {
+        return Home::of_default(key.context);
+    }
+    let stream = key.raw as CUstream;
+    let (mut context, mut green) = (std::ptr::null_mut(), std::ptr::null_mut());
+    // SAFETY: the program's own stream; valid places for the results.
+    let result = match unsafe { driver::stream_get_ctxs(stream, &mut context, &mut green) } {
+        // Drivers older than 12.5.
+        // SAFETY: as above.
+        CUDA_ERROR_NOT_FOUND => unsafe { driver::stream_get_ctx(stream, &mut context) },
+        result => result,
+    };
+    (result == CUDA_SUCCESS && !context.is_null()).then_some(Home {
+        context: context as usize,
+        green: green as usize,
+    })
 }
 
 /// The device that a context is on.

@@ -1,25 +1,23 @@
 //! Every stream that has work, and its XQueue.
-//!
-//! A table without locks for readers: open addressing over pointers to entries. Writers (a stream's
-//! first command, its end) hold a lock. An entry that was taken out is freed only after a pause in
-//! which every hook that may still look at it has returned, or says that it [keeps](Entry::keep) it.
 
-use std::{
-    ops::Deref,
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering},
-    },
-    time::{Duration, Instant},
+use std::sync::{
+    Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicU32, AtomicU64, Ordering},
 };
 
+use xsched_agent::Agent;
+use xsched_shim::{
+    process::{PerProcess, generation},
+    table::{self, Kept, Keyed, Table},
+};
 use xsched_xqueue::XQueue;
 
 use crate::{
-    driver, graphs,
+    driver, segment,
     state::{self, guarded},
-    stream::{self, Stream},
+    stream::{self, Home, Stream},
     sys::*,
+    timeslice,
 };
 
 /// Which default stream a null handle means.
@@ -42,74 +40,79 @@ pub(crate) struct Key {
     pub(crate) thread: usize,
 }
 
-/// A stream under a scheduler.
+impl table::Key for Key {
+    #[inline]
+    fn bits(self) -> usize {
+        self.raw ^ self.context.rotate_left(17) ^ self.thread.rotate_left(40)
+    }
+}
+
+/// A stream that was used.
 pub(crate) struct Entry {
     pub(crate) key: Key,
     /// Unique in the process: handles are used again.
     pub(crate) id: u64,
-    pub(crate) context: usize,
-    pub(crate) device: CUdevice,
-    pub(crate) queue: XQueue<Stream>,
-    /// Hooks that keep the entry.
-    keepers: AtomicU32,
+    /// The process that made it: streams do not survive a fork.
+    generation: u32,
+    home: Home,
+    device: CUdevice,
+    /// `None`: it could not be put under a scheduler, and is not tried again.
+    queue: Option<XQueue<Stream>>,
+    /// The agent may not ask the driver about it.
+    is_private: bool,
+    /// A private stream's commands that a mark is still to stand behind: see [`marked`].
+    to_mark: AtomicU32,
 }
 
-/// An entry that is not freed.
-pub(crate) struct Kept(&'static Entry);
+impl Keyed for Entry {
+    type Key = Key;
 
-impl Entry {
-    /// For a hook that uses the entry after a wait in the driver, which may last longer than GRACE.
-    pub(crate) fn keep(&'static self) -> Kept {
-        self.keepers.fetch_add(1, Ordering::Relaxed);
-        Kept(self)
+    fn key(&self) -> Key {
+        self.key
     }
 }
 
-impl Deref for Kept {
-    type Target = Entry;
+/// A stream under a scheduler.
+#[derive(Clone, Copy)]
+pub(crate) struct Scheduled {
+    pub(crate) entry: &'static Entry,
+    pub(crate) queue: &'static XQueue<Stream>,
+}
 
-    fn deref(&self) -> &Entry {
-        self.0
+impl Scheduled {
+    fn of(entry: &'static Entry) -> Option<Self> {
+        let queue = entry.queue.as_ref()?;
+        Some(Scheduled { entry, queue })
+    }
+
+    /// For a hook that uses it after a wait in the driver, which may last. `None`: it has just ended.
+    pub(crate) fn keep(self) -> Option<KeptQueue> {
+        let kept = TABLE.keep(self.entry.key)?;
+        (kept.id == self.entry.id).then_some(KeptQueue(kept))
     }
 }
 
-impl Drop for Kept {
-    fn drop(&mut self) {
-        self.0.keepers.fetch_sub(1, Ordering::Release);
+/// A scheduled stream's queue, which is not freed.
+pub(crate) struct KeptQueue(Kept<Entry>);
+
+impl std::ops::Deref for KeptQueue {
+    type Target = XQueue<Stream>;
+
+    fn deref(&self) -> &XQueue<Stream> {
+        self.0.queue.as_ref().expect("made of a scheduled stream")
     }
 }
 
-const PLACES: usize = 4096;
-
-static TABLE: [AtomicPtr<Entry>; PLACES] = [const { AtomicPtr::new(std::ptr::null_mut()) }; PLACES];
-/// Marks a place whose entry was taken out: probing goes on behind it.
-const GONE: *mut Entry = std::ptr::dangling_mut();
-/// How long a hook may still look at an entry that was taken out, without keeping it.
-const GRACE: Duration = Duration::from_secs(10);
-
+static TABLE: Table<Entry> = Table::new();
+/// Held while a stream gets its queue.
+static MAKING: PerProcess<Mutex<()>> = PerProcess::new();
 /// Streams that are being captured; while there are none, nobody asks.
 static CAPTURES: AtomicU32 = AtomicU32::new(0);
-
-struct Writer {
-    /// Taken out of the table, with the time.
-    retired: Vec<(Instant, Box<Entry>)>,
-    /// Streams that could not be put under a scheduler: not tried again.
-    refused: Vec<Key>,
-}
-
-static WRITER: Mutex<Writer> = Mutex::new(Writer {
-    retired: Vec::new(),
-    refused: Vec::new(),
-});
-
-fn writer() -> MutexGuard<'static, Writer> {
-    WRITER.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 // ---- looking up ----
 
 #[inline]
-fn key(stream: CUstream, flavour: Flavour) -> Key {
+pub(crate) fn key(stream: CUstream, flavour: Flavour) -> Key {
     let raw = match (stream as usize, flavour) {
         (0, Flavour::Legacy) => CU_STREAM_LEGACY,
         (0, Flavour::PerThread) => CU_STREAM_PER_THREAD,
@@ -134,14 +137,15 @@ fn key(stream: CUstream, flavour: Flavour) -> Key {
 /// A thread that has a default stream of its own, which ends with it.
 struct OwnDefaultStreams {
     thread: usize,
-    process: u32,
+    generation: u32,
 }
 
 impl Drop for OwnDefaultStreams {
     fn drop(&mut self) {
-        // A forked child has neither the streams nor, perhaps, a lock that nobody holds.
-        if state::is_active() && self.process == std::process::id() {
+        // A forked child has none of its parent's streams.
+        if self.generation == generation() {
             retire(|entry| entry.key.thread == self.thread);
+            end_captures(|origin| origin.key.thread == self.thread);
         }
     }
 }
@@ -150,68 +154,49 @@ fn thread_id() -> usize {
     thread_local! {
         static OWN: OwnDefaultStreams = OwnDefaultStreams {
             thread: rustix::thread::gettid().as_raw_nonzero().get() as usize,
-            process: std::process::id(),
+            generation: generation(),
         };
     }
     OWN.try_with(|own| own.thread).unwrap_or(0)
 }
 
 #[inline]
-fn start(key: Key) -> usize {
-    let mixed = (key.raw ^ key.context.rotate_left(17) ^ key.thread.rotate_left(40)) as u64;
-    (mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 52) as usize
+fn get(key: Key) -> Option<&'static Entry> {
+    TABLE
+        .get(key)
+        .filter(|entry| entry.generation == generation())
 }
 
-/// The entry of this key. Valid for the duration of a hook.
-#[inline]
-pub(crate) fn get(key: Key) -> Option<&'static Entry> {
-    let start = start(key);
-    for probe in 0..PLACES {
-        let pointer = TABLE[(start + probe) % PLACES].load(Ordering::Acquire);
-        if pointer.is_null() {
-            return None;
-        }
-        if pointer != GONE {
-            // SAFETY: entries are published complete, and are freed GRACE after they were taken
-            // out, if nobody keeps them.
-            let entry = unsafe { &*pointer };
-            if entry.key == key {
-                return Some(entry);
-            }
-        }
-    }
-    None
+/// A scheduled stream by its key. Valid for the duration of a hook that does not wait.
+pub(crate) fn by_key(key: Key) -> Option<Scheduled> {
+    get(key).and_then(Scheduled::of)
 }
 
-/// Every entry. Valid for the duration of a hook.
-pub(crate) fn all() -> impl Iterator<Item = &'static Entry> {
-    TABLE.iter().filter_map(|place| {
-        let pointer = place.load(Ordering::Acquire);
-        if pointer.is_null() || pointer == GONE {
-            return None;
-        }
-        // SAFETY: as in `get`.
-        Some(unsafe { &*pointer })
-    })
+/// Every stream of this process that is scheduled. Valid for the duration of a hook that does not wait.
+pub(crate) fn all() -> impl Iterator<Item = Scheduled> {
+    TABLE
+        .all()
+        .filter(|entry| entry.generation == generation())
+        .filter_map(Scheduled::of)
 }
 
 /// Where a command goes.
 pub(crate) enum Way {
     /// To the device, by this stream.
-    Scheduled(&'static Entry),
+    Scheduled(Scheduled),
     /// Into a graph: what is captured is not executed, the launch of its graph is what waits.
     Captured,
     /// Nobody schedules the stream: pass through.
     Unscheduled,
 }
 
-/// The stream's entry, if it had work before and is not being captured.
+/// The stream, if it had work before and is not being captured.
 #[inline]
-pub(crate) fn find(stream: CUstream, flavour: Flavour) -> Option<&'static Entry> {
+pub(crate) fn find(stream: CUstream, flavour: Flavour) -> Option<Scheduled> {
     if !state::is_active() || is_capturing(stream, flavour) {
         return None;
     }
-    get(key(stream, flavour))
+    by_key(key(stream, flavour))
 }
 
 /// Where a command on this stream goes; its entry is made if this is its first command.
@@ -226,6 +211,7 @@ pub(crate) fn way(stream: CUstream, flavour: Flavour) -> Way {
     let key = key(stream, flavour);
     get(key)
         .or_else(|| create(key))
+        .and_then(Scheduled::of)
         .map_or(Way::Unscheduled, Way::Scheduled)
 }
 
@@ -245,18 +231,30 @@ fn ask_capturing(stream: CUstream, flavour: Flavour) -> bool {
     asked != CUDA_SUCCESS || status != CU_STREAM_CAPTURE_STATUS_NONE
 }
 
-/// The streams that captures began in, as often as they did. Held while the driver is asked what a
-/// capture would be spoiled by; none begins meanwhile.
-static ORIGINS: Mutex<Vec<usize>> = Mutex::new(Vec::new());
+/// Commands of a private stream, after it was idle, behind which marks stand.
+const MARKED: u32 = 8;
 
-fn origins() -> MutexGuard<'static, Vec<usize>> {
-    ORIGINS.lock().unwrap_or_else(PoisonError::into_inner)
+/// A private stream that wants a mark behind the command that is about to be submitted. Nobody but its own
+/// thread can ask the driver whether it is idle: one that waits for its work and then frees memory in order,
+/// say, would look busy for as long as it does nothing. So marks tell of the first commands.
+#[inline]
+pub(crate) fn marked(stream: Scheduled) -> Option<KeptQueue> {
+    if stream.entry.is_private {
+        wants_mark(stream)
+    } else {
+        None
+    }
 }
 
-/// Asks the driver, unless any stream of the process is being captured.
-pub(crate) fn unless_capturing<T>(ask: impl FnOnce() -> T) -> Option<T> {
-    let _none_begins = origins();
-    (CAPTURES.load(Ordering::SeqCst) == 0).then(ask)
+#[cold]
+fn wants_mark(stream: Scheduled) -> Option<KeptQueue> {
+    let to_mark = &stream.entry.to_mark;
+    let left = match stream.queue.begin_synchronize() {
+        None => MARKED,
+        Some(_) => to_mark.load(Ordering::Relaxed),
+    };
+    to_mark.store(left.saturating_sub(1), Ordering::Relaxed);
+    if left == 0 { None } else { stream.keep() }
 }
 
 // ---- coming ----
@@ -264,124 +262,233 @@ pub(crate) fn unless_capturing<T>(ask: impl FnOnce() -> T) -> Option<T> {
 #[cold]
 fn create(key: Key) -> Option<&'static Entry> {
     guarded(|| {
-        let mut writer = writer();
-        if let Some(entry) = get(key) {
-            return Some(entry); // another thread was first
+        let _making = MAKING.get().lock().unwrap_or_else(PoisonError::into_inner);
+        if get(key).is_none() {
+            TABLE.insert(make(key)?);
         }
-        if writer.refused.contains(&key) {
-            return None;
-        }
-        let entry = make(key);
-        match entry.and_then(|entry| insert(Box::new(entry))) {
-            Some(entry) => Some(entry),
-            None => {
-                writer.refused.push(key);
-                None
-            }
-        }
+        get(key)
     })
     .flatten()
 }
 
 fn make(key: Key) -> Option<Entry> {
     static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+    // Before there is an agent: in a forked child the driver has no stream.
+    let home = stream::home_of(key)?;
+    let device = stream::device_of(home.context as CUcontext)?;
     let agent = state::agent()?;
-    let context = stream::context_of(key)?;
-    let device = stream::device_of(context)?;
-    let name = stream::device_name(device);
-    let hw = Stream::new(key, context, device, agent.layout());
-    let queue = match agent.attach(hw, &name) {
-        Ok(queue) => queue,
-        Err(error) => {
-            state::say(&format!("a stream runs unscheduled: {error}"));
-            return None;
-        }
-    };
+    let hw = Stream::new(key, home, device, agent.layout());
+    let is_private = hw.is_private();
+    let queue = agent.attach(hw, &stream::device_name(device));
+    if let Err(error) = &queue {
+        state::say(&format!("a stream runs unscheduled: {error}"));
+    }
     Some(Entry {
         key,
         id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
-        context: context as usize,
+        generation: generation(),
+        home,
         device,
-        queue,
-        keepers: AtomicU32::new(0),
+        queue: queue.ok(),
+        is_private,
+        to_mark: AtomicU32::new(0),
     })
-}
-
-/// Publishes an entry; the caller holds the writer's lock.
-fn insert(entry: Box<Entry>) -> Option<&'static Entry> {
-    let start = start(entry.key);
-    let place = (0..PLACES)
-        .map(|probe| &TABLE[(start + probe) % PLACES])
-        .find(|place| {
-            let pointer = place.load(Ordering::Relaxed);
-            pointer.is_null() || pointer == GONE
-        })?;
-    let pointer = Box::into_raw(entry);
-    place.store(pointer, Ordering::Release);
-    // SAFETY: just made from a box, and freed only GRACE after it was taken out.
-    Some(unsafe { &*pointer })
 }
 
 // ---- going ----
 
 /// Takes out every entry that matches. Their gates open first: the driver may wait for what
-/// stands behind one.
+/// stands behind one. Nothing of ours enters the driver with them when this returns. Streams for which
+/// there was no room are taken out, too, so that they are tried again.
 fn retire(matches: impl Fn(&Entry) -> bool) {
+    let found_no_room =
+        |entry: &Entry| entry.queue.is_none() && entry.key.raw > CU_STREAM_PER_THREAD;
     guarded(|| {
-        let mut writer = writer();
-        let now = Instant::now();
-        for place in &TABLE {
-            let pointer = place.load(Ordering::Acquire);
-            if pointer.is_null() || pointer == GONE {
-                continue;
+        for entry in TABLE
+            .all()
+            .filter(|entry| matches(entry) || found_no_room(entry))
+        {
+            if let Some(queue) = &entry.queue
+                && entry.generation == generation()
+            {
+                queue.hw().let_go();
+                queue.retire();
             }
-            // SAFETY: in the table, so not freed; the lock keeps other writers away.
-            if matches(unsafe { &*pointer }) {
-                place.store(GONE, Ordering::Release);
-                // SAFETY: made by `insert` from a box, and just taken out by this thread alone.
-                let entry = unsafe { Box::from_raw(pointer) };
-                entry.queue.hw().let_go();
-                entry.queue.retire();
-                writer.retired.push((now, entry));
-            }
+            TABLE.remove(entry.key);
         }
-        writer.refused.retain(|key| key.raw <= CU_STREAM_PER_THREAD);
-        writer.retired.retain(|(since, entry)| {
-            now.duration_since(*since) < GRACE || entry.keepers.load(Ordering::Acquire) > 0
-        });
     });
+}
+
+/// Whether this process has, or had, streams under a scheduler. Their ends count also while the program
+/// lets its commands pass: the agent must not ask the driver about what has ended.
+fn has_scheduled() -> bool {
+    Agent::current().is_some()
 }
 
 /// Around the end of a stream.
 pub(crate) fn destroy(stream: CUstream, call: impl FnOnce() -> CUresult) -> CUresult {
-    if state::is_active() && stream as usize > CU_STREAM_PER_THREAD {
+    if has_scheduled() && stream as usize > CU_STREAM_PER_THREAD {
         retire(|entry| entry.key.raw == stream as usize);
     }
     let result = call();
     if result == CUDA_SUCCESS {
         // Nobody can end a capture that began there any more.
-        uncount_capture(stream);
+        end_captures(|origin| origin.key.raw == stream as usize);
+    }
+    result
+}
+
+/// Around the end of what streams live in.
+fn end_home(is_there: impl Fn(Home) -> bool, call: impl FnOnce() -> CUresult) -> CUresult {
+    let result = if has_scheduled() {
+        retire(|entry| is_there(entry.home));
+        state::opened(call)
+    } else {
+        call()
+    };
+    if result == CUDA_SUCCESS {
+        end_captures(|origin| is_there(origin.home));
     }
     result
 }
 
 /// Around the end of a context.
 pub(crate) fn destroy_context(context: CUcontext, call: impl FnOnce() -> CUresult) -> CUresult {
-    if !state::is_active() {
-        return call();
+    let result = end_home(|home| home.context == context as usize, call);
+    if result == CUDA_SUCCESS {
+        segment::context_ended(context as usize);
     }
-    retire(|entry| entry.context == context as usize);
-    state::opened(call)
+    result
 }
 
-/// Around the reset or release of a device's primary context. A stream that lives on, since others
-/// hold the context, too, comes back with its next command.
-pub(crate) fn destroy_device(device: CUdevice, call: impl FnOnce() -> CUresult) -> CUresult {
-    if !state::is_active() {
-        return call();
+// ---- green contexts ----
+
+/// Contexts that were made of green ones: context, green context.
+static CONVERTED: PerProcess<Mutex<Vec<(usize, usize)>>> = PerProcess::new();
+
+fn converted() -> MutexGuard<'static, Vec<(usize, usize)>> {
+    let mutex = CONVERTED.get();
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Around the making of a context of a green one.
+pub(crate) fn convert_green(
+    place: *mut CUcontext,
+    green: CUgreenCtx,
+    call: impl FnOnce() -> CUresult,
+) -> CUresult {
+    let result = call();
+    if result == CUDA_SUCCESS && !place.is_null() {
+        // SAFETY: the driver has just written to the program's place.
+        let pair = (unsafe { *place } as usize, green as usize);
+        let mut converted = converted();
+        if !converted.contains(&pair) {
+            converted.push(pair);
+        }
     }
-    retire(|entry| entry.device == device);
-    state::opened(call)
+    result
+}
+
+/// The green context that a context was made of; 0: none.
+pub(crate) fn green_of(context: usize) -> usize {
+    let converted = CONVERTED.peek().map(|_| converted());
+    let pair = converted.and_then(|pairs| pairs.iter().find(|pair| pair.0 == context).copied());
+    pair.map_or(0, |(_, green)| green)
+}
+
+/// Around the end of a green context, which may be current in one thread only: nothing of ours uses it.
+pub(crate) fn destroy_green(green: CUgreenCtx, call: impl FnOnce() -> CUresult) -> CUresult {
+    let green = green as usize;
+    let result = end_home(|home| home.green == green, call);
+    if result == CUDA_SUCCESS && CONVERTED.peek().is_some() {
+        let ended = converted()
+            .extract_if(.., |pair| pair.1 == green)
+            .collect::<Vec<_>>();
+        for (context, _) in ended {
+            segment::context_ended(context);
+        }
+    }
+    result
+}
+
+// ---- primary contexts ----
+
+/// A device's primary context, as far as the program retains it.
+struct Primary {
+    device: CUdevice,
+    context: usize,
+    retained: u32,
+}
+
+static PRIMARIES: PerProcess<Mutex<Vec<Primary>>> = PerProcess::new();
+
+fn primaries() -> MutexGuard<'static, Vec<Primary>> {
+    let mutex = PRIMARIES.get();
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Around a retain of a device's primary context.
+pub(crate) fn retain_primary(
+    place: *mut CUcontext,
+    device: CUdevice,
+    call: impl FnOnce() -> CUresult,
+) -> CUresult {
+    let result = timeslice::creating(device, call);
+    if result == CUDA_SUCCESS && !place.is_null() {
+        // SAFETY: the driver has just written to the program's place.
+        let context = unsafe { *place } as usize;
+        let mut primaries = primaries();
+        match primaries.iter_mut().find(|own| own.device == device) {
+            Some(own) => {
+                own.context = context;
+                own.retained += 1;
+            }
+            None => primaries.push(Primary {
+                device,
+                context,
+                retained: 1,
+            }),
+        }
+    }
+    result
+}
+
+/// Around a release of a device's primary context, which ends with the last one.
+pub(crate) fn release_primary(device: CUdevice, call: impl FnOnce() -> CUresult) -> CUresult {
+    let others = {
+        let mut primaries = primaries();
+        let own = primaries.iter_mut().find(|own| own.device == device);
+        own.is_some_and(|own| {
+            own.retained = own.retained.saturating_sub(1);
+            own.retained > 0
+        })
+    };
+    if others {
+        call()
+    } else {
+        end_primary(device, call)
+    }
+}
+
+/// Around the end of a device's primary context. A stream that lives on, since somebody unseen holds the
+/// context, too, comes back with its next command.
+pub(crate) fn end_primary(device: CUdevice, call: impl FnOnce() -> CUresult) -> CUresult {
+    let known = {
+        let mut primaries = primaries();
+        let own = primaries.iter_mut().find(|own| own.device == device);
+        own.map(|own| {
+            own.retained = 0;
+            own.context
+        })
+    };
+    match known {
+        Some(context) => destroy_context(context as CUcontext, call),
+        None if has_scheduled() => {
+            retire(|entry| entry.device == device);
+            state::opened(call)
+        }
+        None => call(),
+    }
 }
 
 // ---- synchronizing, capturing ----
@@ -397,48 +504,69 @@ pub(crate) fn synchronize_context(context: CUcontext, call: impl FnOnce() -> CUr
         context as usize
     };
     let points: Vec<_> = all()
-        .filter(|entry| entry.context == context)
-        .filter_map(|entry| Some((entry.keep(), entry.queue.begin_synchronize()?)))
+        .filter(|stream| stream.entry.home.context == context)
+        .filter_map(|stream| Some((stream.queue.begin_synchronize()?, stream.keep()?)))
         .collect();
     let result = state::context_wide(call);
     if result == CUDA_SUCCESS {
-        for (entry, point) in points {
-            entry.queue.end_synchronize(Some(point));
+        for (point, queue) in points {
+            queue.end_synchronize(Some(point));
         }
     }
     result
 }
 
-/// Around the beginning of a capture.
-pub(crate) fn begin_capture(
-    stream: CUstream,
-    flavour: Flavour,
-    call: impl FnOnce() -> CUresult,
-) -> CUresult {
-    let stream = stream::explicit(stream, flavour);
-    // Counted before: the stream captures from inside the call on.
-    let mut origins = origins();
-    origins.push(stream as usize);
-    CAPTURES.fetch_add(1, Ordering::SeqCst);
-    drop(origins);
-    let result = call();
-    if result != CUDA_SUCCESS {
-        uncount_capture(stream);
-    }
-    result
+/// A stream that a capture began in.
+struct Origin {
+    key: Key,
+    home: Home,
+    /// The graph of the program's own that it adds to; 0: it makes one.
+    graph: usize,
 }
 
-/// Around the beginning of a capture into a graph of the program's own.
-pub(crate) fn begin_capture_to(
+/// The streams that captures began in, as often as they did. Held while the driver is asked what a
+/// capture would be spoiled by; none begins meanwhile.
+static ORIGINS: PerProcess<Mutex<Vec<Origin>>> = PerProcess::new();
+
+fn origins() -> MutexGuard<'static, Vec<Origin>> {
+    let mutex = ORIGINS.get();
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Asks the driver, unless any stream of the process is being captured.
+pub(crate) fn unless_capturing<T>(ask: impl FnOnce() -> T) -> Option<T> {
+    let _none_begins = origins();
+    (CAPTURES.load(Ordering::SeqCst) == 0).then(ask)
+}
+
+/// Whether a capture adds to this graph of the program's own: the body of a conditional node, say.
+pub(crate) fn is_captured_to(graph: CUgraph) -> bool {
+    origins()
+        .iter()
+        .any(|origin| origin.graph == graph as usize)
+}
+
+/// Around the beginning of a capture: into a graph of the program's own, or, null, one that it makes.
+pub(crate) fn begin_capture(
     graph: CUgraph,
     stream: CUstream,
     flavour: Flavour,
     call: impl FnOnce() -> CUresult,
 ) -> CUresult {
-    graphs::begin_foreign(graph);
-    let result = begin_capture(stream, flavour, call);
+    let key = key(stream, flavour);
+    let home = stream::home_of(key).unwrap_or_default();
+    // Counted before: the stream captures from inside the call on.
+    let mut origins = origins();
+    origins.push(Origin {
+        key,
+        home,
+        graph: graph as usize,
+    });
+    CAPTURES.fetch_add(1, Ordering::SeqCst);
+    drop(origins);
+    let result = call();
     if result != CUDA_SUCCESS {
-        graphs::end_foreign(graph);
+        end_capture_of(key);
     }
     result
 }
@@ -448,25 +576,32 @@ pub(crate) fn begin_capture_to(
 pub(crate) fn end_capture(
     stream: CUstream,
     flavour: Flavour,
-    graph: *mut CUgraph,
     call: impl FnOnce() -> CUresult,
 ) -> CUresult {
     let result = call();
     if !is_capturing(stream, flavour) {
-        uncount_capture(stream::explicit(stream, flavour));
-    }
-    if result == CUDA_SUCCESS && !graph.is_null() {
-        // SAFETY: the driver has just written to the program's place.
-        graphs::end_foreign(unsafe { *graph });
+        end_capture_of(key(stream, flavour));
     }
     result
 }
 
-/// A capture that began in this stream, if one did, is over.
-fn uncount_capture(stream: CUstream) {
+/// The capture that began last in this stream, if one did, is over.
+fn end_capture_of(key: Key) {
     let mut origins = origins();
-    if let Some(index) = origins.iter().position(|&own| own == stream as usize) {
-        origins.swap_remove(index);
+    if let Some(index) = origins.iter().rposition(|origin| origin.key == key) {
+        origins.remove(index);
         CAPTURES.fetch_sub(1, Ordering::SeqCst);
     }
+}
+
+/// Captures that nobody can end any more are over.
+fn end_captures(matches: impl Fn(&Origin) -> bool) {
+    if CAPTURES.load(Ordering::SeqCst) == 0 {
+        return;
+    }
+    let mut origins = origins();
+    let before = origins.len();
+    origins.retain(|origin| !matches(origin));
+    let ended = (before - origins.len()) as u32;
+    CAPTURES.fetch_sub(ended, Ordering::SeqCst);
 }

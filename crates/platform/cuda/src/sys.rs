@@ -8,6 +8,7 @@ pub(crate) type CUresult = i32;
 pub(crate) type CUdevice = i32;
 pub(crate) type CUdeviceptr = u64;
 pub(crate) type CUcontext = *mut c_void;
+pub(crate) type CUgreenCtx = *mut c_void;
 pub(crate) type CUstream = *mut c_void;
 pub(crate) type CUevent = *mut c_void;
 pub(crate) type CUgraph = *mut c_void;
@@ -17,6 +18,7 @@ pub(crate) type CUgraphNode = *mut c_void;
 pub(crate) type Opaque = *mut c_void;
 
 pub(crate) const CUDA_SUCCESS: CUresult = 0;
+pub(crate) const CUDA_ERROR_INVALID_CONTEXT: CUresult = 201;
 pub(crate) const CUDA_ERROR_NOT_FOUND: CUresult = 500;
 pub(crate) const CUDA_ERROR_NOT_READY: CUresult = 600;
 pub(crate) const CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED: CUresult = 712;
@@ -26,7 +28,6 @@ pub(crate) const CU_STREAM_LEGACY: usize = 1;
 /// The calling thread's default stream by an explicit handle.
 pub(crate) const CU_STREAM_PER_THREAD: usize = 2;
 
-pub(crate) const CU_MEMHOSTREGISTER_PORTABLE: u32 = 1;
 pub(crate) const CU_MEMHOSTREGISTER_DEVICEMAP: u32 = 2;
 
 /// Wait until `(int)(*addr - value) >= 0`.

@@ -16,6 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use xsched_shim::process::PerProcess;
 use xsched_wire::Share;
 
 use crate::sys::*;
@@ -90,6 +91,7 @@ struct Group {
     default_us: u64,
 }
 
+#[derive(Default)]
 struct Groups {
     known: Vec<Group>,
     wishes: Vec<Wish>,
@@ -112,15 +114,12 @@ struct Changed {
 const FIRST_LOOK: Duration = Duration::from_millis(20);
 const LAST_LOOK: Duration = Duration::from_secs(2);
 
-static GROUPS: Mutex<Groups> = Mutex::new(Groups {
-    known: Vec::new(),
-    wishes: Vec::new(),
-    unsettled: Vec::new(),
-    changed: Vec::new(),
-});
+/// A forked child has none of its parent's groups, and a lock that nobody holds.
+static GROUPS: PerProcess<Mutex<Groups>> = PerProcess::new();
 
 fn groups() -> MutexGuard<'static, Groups> {
-    GROUPS.lock().unwrap_or_else(PoisonError::into_inner)
+    let mutex = GROUPS.get();
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 thread_local! {
@@ -238,9 +237,9 @@ pub(crate) fn tend(device: CUdevice) {
 
 fn look(device: CUdevice, now: Instant) {
     let mut groups = groups();
-    let waited = |&(own, since): &(CUdevice, Instant)| own == device && since + FIRST_LOOK <= now;
-    if let Some(index) = groups.unsettled.iter().position(waited) {
-        groups.unsettled.swap_remove(index);
+    let waited =
+        |&mut (own, since): &mut (CUdevice, Instant)| own == device && since + FIRST_LOOK <= now;
+    if groups.unsettled.extract_if(.., waited).count() > 0 {
         let _ = groups.settle(device);
     }
     let due = |changed: &Changed| changed.device == device && changed.look_at <= now;

@@ -78,10 +78,15 @@ fn nodes(cuda: &Cuda, graph: Handle) -> u32 {
 /// A client whose gates the local scheduler decides about.
 fn start(cuda: &Cuda) -> Handle {
     let context = cuda.start();
+    start_here(cuda);
+    context
+}
+
+/// The same in the current context.
+fn start_here(cuda: &Cuda) {
     let place = cuda.word();
     write(cuda, LEGACY, place, 1);
     cuda.synchronize(LEGACY);
-    context
 }
 
 /// Starts a graph, closes the process's gates while its second command runs, and sees it stop at its
@@ -273,6 +278,27 @@ fn stopped(cuda: &Cuda) -> Handle {
     let executable = instantiate(cuda, capture(cuda, places), 0);
     stop(cuda, executable, LEGACY, count, go);
     context
+}
+
+#[test]
+fn the_end_of_a_context_takes_no_gates_from_graphs_of_others() {
+    shimmed(&[LOCAL], |cuda| {
+        // The first one, whose gates are mapped first.
+        let first = start(cuda);
+        cuda.context(0);
+        start_here(cuda);
+        let (places, count, go) = Places::mapped(cuda);
+        let executable = instantiate(cuda, capture(cuda, places), 0);
+        stops_in_its_middle(cuda, executable, LEGACY, (count, go));
+        ok!(cuda, cuCtxDestroy_v2(first => Handle));
+        stops_in_its_middle(cuda, executable, LEGACY, (count, go));
+        // What the first one left is the third one's.
+        cuda.context(0);
+        start_here(cuda);
+        let (places, count, go) = Places::mapped(cuda);
+        let executable = instantiate(cuda, capture(cuda, places), 0);
+        stops_in_its_middle(cuda, executable, LEGACY, (count, go));
+    });
 }
 
 #[test]

@@ -79,23 +79,115 @@ fn a_context_ends_behind_a_closed_gate() {
 }
 
 #[test]
-fn a_primary_context_that_others_hold_goes_on_being_scheduled() {
+fn a_primary_context_that_others_hold_stays_held() {
     shimmed(&[LOCAL], |cuda| {
         retain_primary(cuda);
-        let mut context = 0;
-        ok!(cuda, cuDevicePrimaryCtxRetain(&mut context => &mut Handle, 0 => i32));
-        let stream = cuda.stream(NON_BLOCKING);
-        for _ in 0..2 {
-            let (gated, place) = (Gated::stream(cuda, stream), cuda.word());
-            gated.close();
-            write(cuda, stream, place, 1);
-            common::a_moment();
-            assert_eq!(value(place), 0);
-            gated.open();
-            cuda.synchronize(stream);
-            ok!(cuda, cuDevicePrimaryCtxRelease_v2(0 => i32));
+        let (gated, place) = held(cuda);
+        for _ in 0..3 {
+            // What a library does around its own use of the device.
+            let mut context = 0;
             ok!(cuda, cuDevicePrimaryCtxRetain(&mut context => &mut Handle, 0 => i32));
+            ok!(cuda, cuDevicePrimaryCtxRelease_v2(0 => i32));
         }
+        common::a_moment();
+        assert_eq!(value(place), 0, "the context has not ended");
+        gated.open();
+        cuda.synchronize(gated.stream);
+        assert!(gated.is_idle(), "the queue is the same");
+    });
+}
+
+#[test]
+fn a_stream_that_ends_while_the_shim_is_paused_is_gone() {
+    let enable = |on: i32| {
+        let set: extern "C" fn(i32) -> i32 = common::entry("xsched_set_enabled");
+        assert_eq!(set(on), 0);
+    };
+    shimmed(&[LOCAL], |cuda| {
+        cuda.start();
+        let (gated, place) = held(cuda);
+        enable(0);
+        ok!(cuda, cuStreamDestroy_v2(gated.stream => Handle));
+        until("its gate opens for good", || value(place) == 1);
+        assert!(gated.block.is_bypassed());
+        let (gated, place) = {
+            enable(1);
+            held(cuda)
+        };
+        let mut context = 0;
+        ok!(cuda, cuCtxGetCurrent(&mut context => &mut Handle));
+        enable(0);
+        ok!(cuda, cuCtxDestroy_v2(context => Handle));
+        assert_eq!(value(place), 1);
+        assert!(gated.block.is_bypassed());
+    });
+}
+
+/// A green context of the first device.
+fn green(cuda: &Cuda) -> Handle {
+    let mut green = 0;
+    ok!(cuda, cuGreenCtxCreate(&mut green => &mut Handle, 0 => Handle, 0 => i32, 1 => u32));
+    green
+}
+
+fn stream_of(cuda: &Cuda, green: Handle) -> Handle {
+    let mut stream = 0;
+    ok!(cuda, cuGreenCtxStreamCreate(
+        &mut stream => &mut Handle, green => Handle, NON_BLOCKING => u32, 0 => i32,
+    ));
+    stream
+}
+
+#[test]
+fn a_green_context_ends_behind_a_closed_gate() {
+    shimmed(&[LOCAL], |cuda| {
+        cuda.start();
+        let green = green(cuda);
+        let (gated, place) = (Gated::stream(cuda, stream_of(cuda, green)), cuda.word());
+        gated.close();
+        write(cuda, gated.stream, place, 1);
+        common::a_moment();
+        assert_eq!(value(place), 0);
+        ok!(cuda, cuGreenCtxDestroy(green => Handle));
+        until("what was held completes", || value(place) == 1);
+        assert!(gated.block.is_bypassed(), "the stream is nobody's any more");
+    });
+}
+
+#[test]
+fn green_contexts_come_and_go_without_end() {
+    common::shimmed_saying(None, &[LOCAL], |cuda| {
+        cuda.start();
+        let place = cuda.word();
+        // More than a process has control blocks.
+        for round in 1..=1200 {
+            let green = green(cuda);
+            let stream = stream_of(cuda, green);
+            write(cuda, stream, place, round);
+            cuda.synchronize(stream);
+            ok!(cuda, cuGreenCtxDestroy(green => Handle));
+        }
+        assert_eq!(value(place), 1200);
+    });
+}
+
+#[test]
+fn a_context_that_was_a_green_one_is_found_idle_and_ends() {
+    shimmed(&[LOCAL], |cuda| {
+        cuda.start();
+        let (green, mut context) = (green(cuda), 0);
+        ok!(cuda, cuCtxFromGreenCtx(&mut context => &mut Handle, green => Handle));
+        ok!(cuda, cuCtxSetCurrent(context => Handle));
+        let (gated, place) = (Gated::stream(cuda, common::LEGACY), cuda.word());
+        write(cuda, common::LEGACY, place, 1);
+        until("marks tell that it is idle", || gated.is_idle());
+        gated.close();
+        write(cuda, common::LEGACY, place, 2);
+        common::a_moment();
+        assert_eq!(value(place), 1);
+        ok!(cuda, cuGreenCtxDestroy(green => Handle));
+        assert_eq!(value(place), 2);
+        assert!(gated.block.is_bypassed());
     });
 }
 

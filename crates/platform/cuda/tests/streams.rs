@@ -76,6 +76,33 @@ fn the_null_handle_means_the_legacy_stream() {
 }
 
 #[test]
+fn a_threads_own_stream_is_found_idle_while_the_thread_does_nothing() {
+    shimmed(&[LOCAL], |cuda| {
+        let context = cuda.start();
+        let place = cuda.word();
+        let (ends, wait) = std::sync::mpsc::channel::<()>();
+        thread::scope(|scope| {
+            let busy = scope.spawn(move || {
+                ok!(cuda, cuCtxSetCurrent(context => Handle));
+                let block = Gated::stream(cuda, PER_THREAD).block;
+                // It waits for its work, and then submits something that nobody waits for.
+                for round in 0..20 {
+                    write(cuda, PER_THREAD, place, round);
+                    cuda.synchronize(PER_THREAD);
+                    write(cuda, PER_THREAD, place, 100 + round);
+                    write(cuda, PER_THREAD, place, 200 + round);
+                    until("marks tell that it is idle", || !block.state().is_ready());
+                }
+                let _ = wait.recv();
+            });
+            drop(ends);
+            busy.join().unwrap();
+        });
+        assert_eq!(value(place), 219);
+    });
+}
+
+#[test]
 fn threads_come_and_go_without_end() {
     shimmed_saying(None, &[LOCAL], |cuda| {
         let context = cuda.start();
@@ -317,6 +344,12 @@ fn other_threads_work_while_one_captures() {
     });
 }
 
+fn current(cuda: &Cuda) -> Handle {
+    let mut context = 0;
+    ok!(cuda, cuCtxGetCurrent(&mut context => &mut Handle));
+    context
+}
+
 #[test]
 fn after_a_capture_that_failed_idle_streams_are_found_again() {
     shimmed(&[LOCAL], |cuda| {
@@ -345,6 +378,20 @@ fn after_a_capture_that_failed_idle_streams_are_found_again() {
         begin(cuda, stream, RELAXED);
         ok!(cuda, cuStreamDestroy_v2(stream => Handle));
         found_idle("after a stream that was destroyed while it captured");
+
+        let (own, other) = (current(cuda), cuda.context(0));
+        begin(cuda, cuda.stream(NON_BLOCKING), RELAXED);
+        ok!(cuda, cuCtxDestroy_v2(other => Handle));
+        ok!(cuda, cuCtxSetCurrent(own => Handle));
+        found_idle("after a context that was destroyed while a stream of it captured");
+
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                ok!(cuda, cuCtxSetCurrent(own => Handle));
+                begin(cuda, PER_THREAD, RELAXED);
+            });
+        });
+        found_idle("after a thread that ended while its stream captured");
     });
 }
 

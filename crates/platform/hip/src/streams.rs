@@ -56,6 +56,8 @@ pub(crate) struct Entry {
 }
 
 impl Keyed for Entry {
+    type Key = usize;
+
     fn key(&self) -> usize {
         self.key
     }

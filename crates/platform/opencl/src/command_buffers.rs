@@ -32,6 +32,8 @@ struct Recorded {
 }
 
 impl Keyed for Recorded {
+    type Key = usize;
+
     fn key(&self) -> usize {
         self.raw
     }

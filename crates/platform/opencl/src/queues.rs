@@ -36,6 +36,8 @@ pub(crate) struct Scheduled {
 }
 
 impl Keyed for Entry {
+    type Key = usize;
+
     fn key(&self) -> usize {
         self.raw
     }

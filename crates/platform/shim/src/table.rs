@@ -23,7 +23,22 @@ const GRACE: Duration = Duration::from_secs(10);
 /// Something with a key of its own.
 pub trait Keyed: Send + Sync + 'static {
     /// What the application names it by.
-    fn key(&self) -> usize;
+    type Key: Key;
+
+    /// Its key.
+    fn key(&self) -> Self::Key;
+}
+
+/// What the application names something by.
+pub trait Key: Copy + Eq {
+    /// Its bits in one word, of which the low ones may say little (handles are addresses).
+    fn bits(self) -> usize;
+}
+
+impl Key for usize {
+    fn bits(self) -> usize {
+        self
+    }
 }
 
 /// Entries by key.
@@ -82,9 +97,9 @@ fn gone<E>() -> *mut Node<E> {
     std::ptr::dangling_mut()
 }
 
-fn start(key: usize) -> usize {
-    // Handles are addresses: their low bits say little.
-    ((key as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 52) as usize
+#[inline]
+fn start(key: impl Key) -> usize {
+    ((key.bits() as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 52) as usize
 }
 
 impl<E: Keyed> Table<E> {
@@ -97,28 +112,29 @@ impl<E: Keyed> Table<E> {
         }
     }
 
-    fn probe(&self, key: usize) -> impl Iterator<Item = &AtomicPtr<Node<E>>> {
+    #[inline]
+    fn probe(&self, key: E::Key) -> impl Iterator<Item = &AtomicPtr<Node<E>>> {
         let start = start(key);
         (0..PLACES).map(move |step| &self.places[(start + step) % PLACES])
     }
 
     /// The entry of this key. Valid for the duration of a hook that does not wait.
     #[inline]
-    pub fn get(&self, key: usize) -> Option<&'static E> {
+    pub fn get(&self, key: E::Key) -> Option<&'static E> {
         self.find(key).map(|node| &node.entry)
     }
 
     /// The entry of this key, for a hook that uses it after a wait in the driver, which may last
     /// longer than the pause.
     #[inline]
-    pub fn keep(&self, key: usize) -> Option<Kept<E>> {
+    pub fn keep(&self, key: E::Key) -> Option<Kept<E>> {
         let node = self.find(key)?;
         node.keepers.fetch_add(1, Ordering::Relaxed);
         Some(Kept(node))
     }
 
     #[inline]
-    fn find(&self, key: usize) -> Option<&'static Node<E>> {
+    fn find(&self, key: E::Key) -> Option<&'static Node<E>> {
         for place in self.probe(key) {
             let pointer = place.load(Ordering::Acquire);
             if pointer.is_null() {
@@ -171,7 +187,7 @@ impl<E: Keyed> Table<E> {
     }
 
     /// Takes an entry out; it stays valid for the duration of a hook.
-    pub fn remove(&self, key: usize) {
+    pub fn remove(&self, key: E::Key) {
         let mut retired = self.lock();
         self.take(key, &mut retired);
         let over = retired.sweep(Instant::now());
@@ -179,7 +195,7 @@ impl<E: Keyed> Table<E> {
         drop(over);
     }
 
-    fn take(&self, key: usize, retired: &mut Retired<E>) {
+    fn take(&self, key: E::Key, retired: &mut Retired<E>) {
         for place in self.probe(key) {
             let pointer = place.load(Ordering::Acquire);
             if pointer.is_null() {
@@ -204,6 +220,8 @@ mod tests {
     struct Named(usize, u32);
 
     impl Keyed for Named {
+        type Key = usize;
+
         fn key(&self) -> usize {
             self.0
         }
@@ -236,6 +254,8 @@ mod tests {
         static FREED: AtomicU32 = AtomicU32::new(0);
         struct Counted(usize);
         impl Keyed for Counted {
+            type Key = usize;
+
             fn key(&self) -> usize {
                 self.0
             }
@@ -272,6 +292,8 @@ mod tests {
         static FREED: AtomicU32 = AtomicU32::new(0);
         struct Ending(usize);
         impl Keyed for Ending {
+            type Key = usize;
+
             fn key(&self) -> usize {
                 self.0
             }

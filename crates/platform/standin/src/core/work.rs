@@ -234,6 +234,10 @@ pub(crate) struct Word {
 }
 
 impl Word {
+    pub(crate) fn bytes(self) -> usize {
+        if self.wide { 8 } else { 4 }
+    }
+
     fn store(self) {
         if self.wide {
             self.address.store_u64(self.value);

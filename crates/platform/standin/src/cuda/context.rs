@@ -31,7 +31,12 @@ pub(crate) struct Primary {
 }
 
 impl Driver {
-    fn create_context(&self, device: usize, flags: u32, primary: bool) -> Result<Handle> {
+    pub(crate) fn create_context(
+        &self,
+        device: usize,
+        flags: u32,
+        primary: bool,
+    ) -> Result<Handle> {
         let channels = (!crate::hip::is_in_front()).then(|| control::Channels::open(self, device));
         let lane = self.machine.edit(device, |engine, _| engine.open(0));
         let lane = lane.map_err(broken)?;
@@ -54,7 +59,7 @@ impl Driver {
     }
 
     /// Waits for the context's work, then destroys it with all that belongs to it.
-    fn destroy_context(&self, context: Handle) -> Result<()> {
+    pub(crate) fn destroy_context(&self, context: Handle) -> Result<()> {
         self.wait_for_context(context)?;
         let mut tables = self.tables();
         let state = tables.contexts.remove(&context).ok_or(INVALID_CONTEXT)?;
@@ -116,6 +121,20 @@ impl Driver {
         };
         self.tables().primaries[device].retained += 1;
         Ok(context)
+    }
+
+    pub(crate) fn release_primary(&self, device: usize) -> Result<()> {
+        let last = {
+            let mut tables = self.tables();
+            let primary = &mut tables.primaries[device];
+            primary.retained = primary.retained.checked_sub(1).ok_or(INVALID_CONTEXT)?;
+            primary.retained == 0
+        };
+        if last {
+            self.reset_primary(device)
+        } else {
+            Ok(())
+        }
     }
 
     pub(crate) fn reset_primary(&self, device: usize) -> Result<()> {
@@ -278,14 +297,7 @@ api! {
         context.set(driver.retain_primary(driver.device(device)?)?)
     }
     fn cuDevicePrimaryCtxRelease_v2(device: i32) |driver| {
-        let device = driver.device(device)?;
-        let last = {
-            let mut tables = driver.tables();
-            let primary = &mut tables.primaries[device];
-            primary.retained = primary.retained.checked_sub(1).ok_or(INVALID_CONTEXT)?;
-            primary.retained == 0
-        };
-        if last { driver.reset_primary(device) } else { Ok(()) }
+        driver.release_primary(driver.device(device)?)
     }
     fn cuDevicePrimaryCtxReset_v2(device: i32) |driver| {
         driver.reset_primary(driver.device(device)?)

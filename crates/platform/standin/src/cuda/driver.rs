@@ -17,6 +17,7 @@ use super::{
     context::{Context, Primary},
     event::Event,
     graph::{Executable, Graph},
+    green::Green,
     launch::Function,
     memory::{Array, Range},
     result::{
@@ -40,6 +41,7 @@ pub(crate) struct Tables {
     last_handle: Handle,
     pub(crate) primaries: Vec<Primary>,
     pub(crate) contexts: HashMap<Handle, Context>,
+    pub(crate) greens: HashMap<Handle, Green>,
     pub(crate) streams: HashMap<Handle, Stream>,
     pub(crate) events: HashMap<Handle, Event>,
     /// Functions of each module.

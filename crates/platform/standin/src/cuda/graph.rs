@@ -122,6 +122,15 @@ impl Graph {
 }
 
 impl Flat {
+    /// Asks `check` about the work of every node.
+    pub(crate) fn check(&self, check: &dyn Fn(&[Work]) -> Result<()>) -> Result<()> {
+        self.nodes.iter().try_for_each(|node| match &node.body {
+            Body::Work(work) => check(work),
+            Body::Child(child) => child.check(check),
+            _ => Ok(()),
+        })
+    }
+
     /// Whether `other` has the same shape, so that a launch may execute it instead.
     fn fits(&self, other: &Self) -> std::result::Result<(), Misfit> {
         let misfit = |result, node| Err(Misfit { result, node });

@@ -2,7 +2,9 @@
 
 use std::{collections::HashMap, sync::OnceLock};
 
-use super::{config::base, context, copy, device, event, graph_api, launch, memory, stream_api};
+use super::{
+    config::base, context, copy, device, event, graph_api, green, launch, memory, stream_api,
+};
 
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Found {
@@ -38,6 +40,11 @@ const SINCE: &[(&str, i32)] = &[
     ("cuStreamGetCaptureInfo_v3", 12_030),
     ("cuStreamUpdateCaptureDependencies", 11_030),
     ("cuStreamUpdateCaptureDependencies_v2", 12_030),
+    ("cuStreamGetCtx_v2", 12_050),
+    ("cuGreenCtxCreate", 12_040),
+    ("cuGreenCtxDestroy", 12_040),
+    ("cuGreenCtxStreamCreate", 12_050),
+    ("cuCtxFromGreenCtx", 12_040),
     ("cuStreamGetId", 12_000),
     ("cuStreamGetDevice", 12_080),
     ("cuEventRecordWithFlags", 11_010),
@@ -152,6 +159,7 @@ fn symbols() -> impl Iterator<Item = (&'static str, usize)> {
         device::entries(),
         event::entries(),
         graph_api::entries(),
+        green::entries(),
         launch::entries(),
         memory::entries(),
         stream_api::entries(),

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::core::{
     memory::{Address, Block},
-    work::Work,
+    work::{Wait, Work},
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,8 +32,13 @@ pub(crate) struct Range {
     kind: Kind,
     pub(crate) context: Handle,
     device: usize,
+    /// Seen by all contexts, not only by its own.
+    portable: bool,
     block: Option<Arc<Block>>,
 }
+
+/// `CU_MEMHOSTREGISTER_PORTABLE`.
+const PORTABLE: u32 = 1;
 
 /// An array: rows of elements.
 pub(crate) struct Array {
@@ -69,6 +74,19 @@ impl Tables {
     /// Refuses addresses that the device could not reach.
     pub(crate) fn check_known(&self, address: Address, length: usize) -> Result<()> {
         self.range(address, length).map(drop).ok_or(INVALID_VALUE)
+    }
+
+    /// Refuses words of a command that the context does not see: another's registered memory.
+    pub(crate) fn check_seen(&self, work: &[Work], context: Handle) -> Result<()> {
+        for work in work {
+            let (Work::Write(word) | Work::Wait(Wait { word, .. })) = work else {
+                continue;
+            };
+            let range = self.range(word.address, word.bytes());
+            let seen = |range: &&Range| range.portable || range.context == context;
+            range.filter(seen).ok_or(INVALID_VALUE)?;
+        }
+        Ok(())
     }
 
     /// What is known about memory; nothing = pageable host memory, which the device cannot reach.
@@ -110,6 +128,7 @@ impl Driver {
             kind,
             context,
             device,
+            portable: true,
             block: Some(block),
         };
         tables.memory.insert(start.value(), range);
@@ -149,7 +168,7 @@ impl Driver {
         address.set(self.allocate(length, Kind::Pinned)?)
     }
 
-    fn register(&self, address: Address, length: usize) -> Result<()> {
+    fn register(&self, address: Address, length: usize, flags: u32) -> Result<()> {
         self.check_capture()?;
         let context = self.current()?;
         if address.is_null() || length == 0 {
@@ -168,6 +187,7 @@ impl Driver {
             kind: Kind::Registered,
             context,
             device,
+            portable: flags & PORTABLE != 0,
             block: None,
         };
         tables.memory.insert(address.value(), range);
@@ -263,8 +283,8 @@ api! {
     fn cuMemFreeHost(address: Address) |driver| {
         driver.free(address, Kind::Pinned)
     }
-    fn cuMemHostRegister_v2(address: Address, length: usize, _flags: u32) |driver| {
-        driver.register(address, length)
+    fn cuMemHostRegister_v2(address: Address, length: usize, flags: u32) |driver| {
+        driver.register(address, length, flags)
     }
     fn cuMemHostUnregister(address: Address) |driver| {
         driver.check_capture()?;
@@ -276,8 +296,11 @@ api! {
         if flags != 0 {
             return Err(INVALID_VALUE);
         }
+        let context = driver.current()?;
         let tables = driver.tables();
-        let range = tables.range(host, 1).filter(|range| range.kind != Kind::Device);
+        let range = tables.range(host, 1).filter(|range| {
+            range.kind != Kind::Device && (range.portable || range.context == context)
+        });
         range.ok_or(INVALID_VALUE)?;
         device.set(host)
     }

@@ -11,6 +11,7 @@ pub(crate) mod driver;
 pub(crate) mod event;
 pub(crate) mod graph;
 pub(crate) mod graph_api;
+pub(crate) mod green;
 pub(crate) mod launch;
 pub(crate) mod lookup;
 pub(crate) mod memory;

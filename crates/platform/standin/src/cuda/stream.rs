@@ -6,7 +6,7 @@ use super::{
     abi::Handle,
     context::Context,
     driver::{Driver, Mark, Tables, broken},
-    result::{CONTEXT_IS_DESTROYED, INVALID_HANDLE, Result},
+    result::{CONTEXT_IS_DESTROYED, INVALID_HANDLE, Result, STREAM_DETACHED},
 };
 use crate::core::engine::LaneId;
 
@@ -41,6 +41,10 @@ pub(crate) struct Stream {
     pub(crate) kind: Kind,
     pub(crate) flags: u32,
     pub(crate) priority: i32,
+    /// The green context that it belongs to; 0: none.
+    pub(crate) green: Handle,
+    /// Its green context has ended.
+    pub(crate) is_detached: bool,
     /// The last command that was submitted.
     pub(crate) last: Option<Mark>,
     /// The capture that it belongs to.
@@ -65,6 +69,8 @@ impl Stream {
             kind,
             flags,
             priority,
+            green: 0,
+            is_detached: false,
             last: None,
             capture: None,
             tail: Vec::new(),
@@ -90,8 +96,11 @@ impl Driver {
                 Ok(self.tables().context(context)?.legacy)
             }
             PER_THREAD => self.per_thread_stream(),
-            handle if self.tables().streams.contains_key(&handle) => Ok(handle),
-            _ => Err(INVALID_HANDLE),
+            handle => match self.tables().streams.get(&handle) {
+                Some(stream) if stream.is_detached => Err(STREAM_DETACHED),
+                Some(_) => Ok(handle),
+                None => Err(INVALID_HANDLE),
+            },
         }
     }
 

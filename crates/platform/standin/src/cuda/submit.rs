@@ -44,6 +44,8 @@ impl Driver {
         self.wait_for_room(stream)?;
         let mut tables = self.tables();
         tables.check_implicit_capture(stream)?;
+        let context = tables.stream(stream)?.context;
+        tables.check_seen(&work, context)?;
         if tables.capturing(stream)?.is_some() {
             tables.append(stream, kind, Body::Work(work))?;
             return Ok(Submitted::Captured);
@@ -60,6 +62,8 @@ impl Driver {
         let mut tables = self.tables();
         tables.check_implicit_capture(stream)?;
         let flat = tables.flat(executable)?;
+        let context = tables.stream(stream)?.context;
+        flat.check(&|work| tables.check_seen(work, context))?;
         if tables.capturing(stream)?.is_some() {
             tables.append(stream, NodeKind::Graph, Body::Child(flat))?;
             return Ok(Submitted::Captured);
