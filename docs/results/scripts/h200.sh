@@ -8,7 +8,7 @@
 #   kernels      1 ms of kernels, 100/s, against kernels of 10 ms
 #   two-low      the headline against two background processes
 #   document     dual-model as in the document (10/s, batch 8, eager), three rounds of 17 s
-#   intensive    20/s against batch 1024, three rounds of 10 s
+#   intensive    20/s against batch 1024, three rounds of 16 s
 #   launch       host cost of an intercepted launch
 #   overhead-8 overhead-256 overhead-gpt2    a model alone, with and without the shim
 #   two-gpus     data-parallel training on both GPUs of a machine with two, and the high job on one
@@ -62,7 +62,7 @@ for section; do
     kernels) dual kernels --high-model kernels:20x50 --low-model spin:10000 --rate 100 --rounds 3 --duration 6 ;;
     two-low) dual two-low --cuda-graph --rate 100 --low-batch 256 --low-copies 2 --rounds 3 --duration 6 ;;
     document) dual document --rounds 3 --duration 17 ;;
-    intensive) dual intensive --rate 20 --low-batch 1024 --rounds 3 --duration 10 ;;
+    intensive) dual intensive --rate 20 --low-batch 1024 --rounds 3 --duration 16 ;;
     launch) bench launch overhead --device cuda --launch ;;
     overhead-8) bench overhead-8 overhead --device cuda --model resnet50 --batch 8 ;;
     overhead-256) bench overhead-256 overhead --device cuda --model resnet50 --batch 256 ;;
