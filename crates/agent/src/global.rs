@@ -179,7 +179,7 @@ impl<'a> Session<'a> {
             socket,
             terms,
         };
-        for message in shared.announce_all() {
+        for message in shared.announce_all(hello.hints) {
             session.send(&message)?;
         }
         shared.set_scheduled(true);

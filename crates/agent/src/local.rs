@@ -41,7 +41,7 @@ pub(crate) fn run(shared: &Shared, policy: Option<&str>) {
         next: 1,
         actions: Vec::new(),
     };
-    for message in shared.announce_all() {
+    for message in shared.announce_all(shared.process_hints()) {
         local.hear(message);
     }
     shared.set_scheduled(true);
@@ -148,6 +148,8 @@ impl Local<'_> {
                     block.wake_gate();
                 }
             }
+            // Queues bring the process's hints along.
+            ToScheduler::Hint { slot: None, .. } if self.queues.is_empty() => {}
             ToScheduler::Hint { slot: None, hints } => self.hint(Target::Process(SELF), hints),
             ToScheduler::Hint {
                 slot: Some(slot),

@@ -231,12 +231,17 @@ impl Shared {
         self.state().hints
     }
 
-    /// All queues as messages, for a scheduler that knows none and listens from now on.
-    pub(crate) fn announce_all(&self) -> Vec<ToScheduler> {
+    /// All queues as messages, for a scheduler that knows none and listens from now on; before them
+    /// the process's hints, if it was `told` others.
+    pub(crate) fn announce_all(&self, told: Hints) -> Vec<ToScheduler> {
         let mut state = self.state();
         state.outbox.clear();
         state.listening = true;
         let mut messages = Vec::new();
+        if state.hints != told {
+            let hints = state.hints;
+            messages.push(ToScheduler::Hint { slot: None, hints });
+        }
         for (&slot, entry) in &state.live {
             if let Some(info) = entry.info(slot) {
                 messages.push(ToScheduler::CreateQueue(info));

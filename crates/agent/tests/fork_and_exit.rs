@@ -2,46 +2,13 @@
 
 mod common;
 
-use std::{
-    process::{Command, ExitStatus, Stdio},
-    time::{Duration, Instant},
-};
-
-use common::{agent, counting, queue, until};
+use common::{agent, counting, has_role, queue, run, until};
 use xsched_agent::Agent;
 use xsched_wire::env::Scheduler;
 
-const ROLE: &str = "XSCHED_TEST_ROLE";
-
-/// Runs a test of this file in a process of its own; a hang ends it and is a failure.
-fn run(role: &str) -> ExitStatus {
-    let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", role, "--nocapture"])
-        .env(ROLE, role)
-        .stdin(Stdio::null())
-        .spawn()
-        .unwrap();
-    let start = Instant::now();
-    loop {
-        if let Some(status) = child.try_wait().unwrap() {
-            return status;
-        }
-        if start.elapsed() > Duration::from_secs(30) {
-            let _ = child.kill();
-            let _ = child.wait();
-            panic!("{role} hung");
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-fn has_role(role: &str) -> bool {
-    std::env::var(ROLE).is_ok_and(|value| value == role)
-}
-
 #[test]
 fn exit_with_a_closed_gate_ends_at_once() {
-    assert_eq!(run("exit_while_held").code(), Some(7));
+    assert_eq!(run("exit_while_held", &[]).code(), Some(7));
 }
 
 #[test]
@@ -79,7 +46,7 @@ fn release_first() {
 
 #[test]
 fn a_forked_child_is_free_and_starts_afresh() {
-    assert!(run("fork_while_held").success());
+    assert!(run("fork_while_held", &[]).success());
 }
 
 #[test]

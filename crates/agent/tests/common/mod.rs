@@ -2,6 +2,8 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
 use std::{
+    path::Path,
+    process::{Command, ExitStatus, Stdio},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -10,7 +12,7 @@ use std::{
 };
 
 use xsched_agent::Agent;
-use xsched_cpu::{Command, CpuQueue};
+use xsched_cpu::CpuQueue;
 use xsched_wire::{
     Hints, LevelChoice,
     env::{LaunchConfig, Scheduler, Settings},
@@ -41,7 +43,7 @@ pub fn queue(agent: &Agent, priority: i32) -> XQueue<CpuQueue> {
         .unwrap()
 }
 
-pub fn counting(counter: &Arc<AtomicUsize>) -> Command {
+pub fn counting(counter: &Arc<AtomicUsize>) -> xsched_cpu::Command {
     let counter = counter.clone();
     Box::new(move || {
         counter.fetch_add(1, Ordering::SeqCst);
@@ -56,4 +58,33 @@ pub fn until(what: &str, mut done: impl FnMut() -> bool) {
         assert!(start.elapsed() < Duration::from_secs(20), "{what}");
         std::thread::sleep(Duration::from_millis(1));
     }
+}
+
+const ROLE: &str = "XSCHED_TEST_ROLE";
+
+/// Runs a test of the same file in a process of its own; a hang ends it and is a failure.
+pub fn run(role: &str, environment: &[(&str, &Path)]) -> ExitStatus {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", role, "--nocapture"])
+        .env(ROLE, role)
+        .envs(environment.iter().copied())
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap();
+    let start = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        if start.elapsed() > Duration::from_secs(30) {
+            let _ = child.kill();
+            let _ = child.wait();
+            panic!("{role} hung");
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+pub fn has_role(role: &str) -> bool {
+    std::env::var(ROLE).is_ok_and(|value| value == role)
 }

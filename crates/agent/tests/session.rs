@@ -1,0 +1,86 @@
+//! The session with a daemon, whose part the test plays.
+
+mod common;
+
+use std::os::fd::OwnedFd;
+
+use common::{agent, has_role, queue, run};
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen, socket_with,
+};
+use xsched_wire::{
+    Admitted, FromScheduler, Hello, Hints, Priority, ToScheduler,
+    env::{self, Scheduler},
+    packet,
+};
+
+/// Runs a test in a process whose `XSCHED_SOCKET` names a socket that nobody has yet.
+#[track_caller]
+fn check(role: &str) {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("x.sock");
+    assert!(run(role, &[(env::SOCKET.name, &socket)]).success());
+}
+
+/// Listens where `XSCHED_SOCKET` says.
+struct Daemon(OwnedFd);
+
+impl Daemon {
+    fn listen() -> Daemon {
+        let flags = SocketFlags::CLOEXEC;
+        let fd = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+        let path = env::SOCKET.get().unwrap();
+        bind(&fd, &SocketAddrUnix::new(path).unwrap()).unwrap();
+        listen(&fd, 8).unwrap();
+        Daemon(fd)
+    }
+
+    /// The next agent, and what it said of itself.
+    fn accept(&self) -> (OwnedFd, Hello) {
+        let socket = accept_with(&self.0, SocketFlags::CLOEXEC).unwrap();
+        let (hello, _segment, _doorbell) = packet::recv_hello(&socket, &mut Vec::new()).unwrap();
+        (socket, hello)
+    }
+}
+
+fn welcome(session: &OwnedFd) {
+    let terms = Admitted {
+        policy: "hpf".into(),
+        heartbeat_ms: 200,
+        notice: None,
+    };
+    packet::send(session, &FromScheduler::Welcome(terms)).unwrap();
+}
+
+fn low() -> Hints {
+    Hints {
+        priority: Some(Priority::LOW),
+        ..Hints::default()
+    }
+}
+
+#[test]
+fn a_hint_between_hello_and_welcome_reaches_the_daemon() {
+    check("hint_before_the_welcome");
+}
+
+#[test]
+fn hint_before_the_welcome() {
+    if !has_role("hint_before_the_welcome") {
+        return;
+    }
+    let daemon = Daemon::listen();
+    let agent = agent(Scheduler::Global);
+    let _queue = queue(&agent, 0);
+    let (session, hello) = daemon.accept();
+    assert_eq!(hello.hints, Hints::default());
+    agent.hint_process(low());
+    welcome(&session);
+    let hint = ToScheduler::Hint {
+        slot: None,
+        hints: low(),
+    };
+    assert_eq!(packet::recv::<ToScheduler>(&session).unwrap(), hint);
+    let next = packet::recv(&session).unwrap();
+    assert!(matches!(next, ToScheduler::CreateQueue(_)), "{next:?}");
+}
