@@ -60,7 +60,7 @@ pub(crate) fn run(shared: &Shared) {
                     log::warn(notice);
                 }
                 let loss = session.run();
-                shared.release_all();
+                drop(session);
                 said.clear();
                 lost = true;
                 let pause = match loss {
@@ -101,10 +101,18 @@ pub(crate) fn run(shared: &Shared) {
     }
 }
 
+/// However it ends, also before it has really begun, every gate opens, and nothing is noted for a
+/// scheduler any more.
 struct Session<'a> {
     shared: &'a Shared,
     socket: SessionSocket<'a>,
     terms: Admitted,
+}
+
+impl Drop for Session<'_> {
+    fn drop(&mut self) {
+        self.shared.release_all();
+    }
 }
 
 /// The socket, its number noted where a forked child finds it.

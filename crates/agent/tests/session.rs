@@ -6,7 +6,8 @@ use std::os::fd::OwnedFd;
 
 use common::{agent, has_role, queue, run};
 use rustix::net::{
-    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen, socket_with,
+    AddressFamily, Shutdown, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen,
+    shutdown, socket_with,
 };
 use xsched_wire::{
     Admitted, FromScheduler, Hello, Hints, Priority, ToScheduler,
@@ -83,4 +84,29 @@ fn hint_before_the_welcome() {
     assert_eq!(packet::recv::<ToScheduler>(&session).unwrap(), hint);
     let next = packet::recv(&session).unwrap();
     assert!(matches!(next, ToScheduler::CreateQueue(_)), "{next:?}");
+}
+
+#[test]
+fn nothing_is_noted_after_a_session_that_broke_off_at_its_start() {
+    check("break_off_after_the_welcome");
+}
+
+#[test]
+fn break_off_after_the_welcome() {
+    if !has_role("break_off_after_the_welcome") {
+        return;
+    }
+    let daemon = Daemon::listen();
+    let agent = agent(Scheduler::Global);
+    let _queue = queue(&agent, 0);
+    let (session, _) = daemon.accept();
+    // It can no longer be told anything.
+    shutdown(&session, Shutdown::Read).unwrap();
+    welcome(&session);
+    // The agent has given that session up once it tries the next one, which is never answered.
+    let _next = daemon.accept();
+    for _ in 0..100 {
+        agent.hint_process(low());
+    }
+    assert_eq!(agent.unsent(), 0);
 }
