@@ -165,7 +165,7 @@ impl fmt::Display for Loss {
 
 impl<'a> Session<'a> {
     fn open(shared: &'a Shared) -> Result<Self, Failure> {
-        let socket = SessionSocket::new(reach_daemon()?, &shared.session_fd);
+        let socket = SessionSocket::new(reach_daemon(shared)?, &shared.session_fd);
         let hello = Hello {
             name: short(&shared.settings.name),
             job: shared.settings.job,
@@ -260,21 +260,19 @@ impl<'a> Session<'a> {
     }
 }
 
-fn reach_daemon() -> Result<OwnedFd, Failure> {
-    let candidates = endpoint::candidates();
-    for path in &candidates {
-        match dial(path) {
+fn reach_daemon(shared: &Shared) -> Result<OwnedFd, Failure> {
+    for path in &shared.sockets {
+        match dial(path, &shared.user_socket) {
             Ok(socket) => return Ok(socket),
             Err(error) => log::info(&format!("{}: {error}", path.display())),
         }
     }
-    Err(Failure::Nobody(
-        candidates.into_iter().next_back().unwrap_or_default(),
-    ))
+    let last = shared.sockets.last();
+    Err(Failure::Nobody(last.cloned().unwrap_or_default()))
 }
 
-fn dial(path: &Path) -> io::Result<OwnedFd> {
-    if path == endpoint::user_socket()
+fn dial(path: &Path, user_socket: &Path) -> io::Result<OwnedFd> {
+    if path == user_socket
         && let Some(dir) = path.parent()
     {
         // Somebody else's daemon must not get a segment of ours.

@@ -72,11 +72,10 @@ impl Agent {
         if let Some(agent) = Self::current() {
             return Ok(agent);
         }
-        let settings = settings();
-        for warning in &settings.warnings {
+        let fresh = Self::new(settings())?;
+        for warning in &fresh.shared.settings.warnings {
             log::warn(warning);
         }
-        let fresh = Self::new(settings)?;
         Ok(Agent {
             shared: process::publish(&PROCESS, fresh.shared),
         })

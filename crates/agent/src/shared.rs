@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::PathBuf,
     sync::{
         Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, AtomicI32, AtomicU16, Ordering},
@@ -13,7 +14,7 @@ use std::{
 
 use rustix::event::{EventfdFlags, eventfd};
 use xsched_wire::{
-    Attributes, Hints, QueueInfo, Share, ToScheduler,
+    Attributes, Hints, QueueInfo, Share, ToScheduler, endpoint,
     env::{Scheduler, Settings},
     message::MAX_TEXT,
     segment::{Layout, OwnSegment, SLOTS},
@@ -23,6 +24,7 @@ use xsched_xqueue::{Link, Managed, Slot};
 use crate::{
     AttachError,
     bypass::{self, Bypass, GroupKey, Sight},
+    log,
 };
 
 /// How often heartbeat, progress and idleness are looked at: quiet, and while a queue has work.
@@ -33,8 +35,14 @@ const TICK_SEVERAL: Duration = bypass::PATIENCE.checked_div(2).unwrap();
 /// No session socket.
 pub(crate) const NO_FD: i32 = -1;
 
+/// What the agent's own thread needs of the environment is read before it starts: a C program's
+/// threads may be changing that at any time.
 pub(crate) struct Shared {
     pub(crate) settings: Settings,
+    /// Where a daemon may listen, best first.
+    pub(crate) sockets: Vec<PathBuf>,
+    /// The user's own daemon's.
+    pub(crate) user_socket: PathBuf,
     segment: OwnSegment,
     /// The scheduler's doorbell.
     doorbell: OwnedFd,
@@ -89,8 +97,11 @@ struct Entry {
 
 impl Shared {
     pub(crate) fn new(settings: Settings) -> Result<Self, AttachError> {
+        log::read_environment();
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
         Ok(Shared {
+            sockets: endpoint::candidates(),
+            user_socket: endpoint::user_socket(),
             segment: OwnSegment::create()?,
             doorbell: eventfd(0, flags).map_err(io::Error::from)?,
             wake: eventfd(0, flags).map_err(io::Error::from)?,
@@ -189,7 +200,7 @@ impl Shared {
         let said = attributes.and_then(|attributes| state.explain(&attributes));
         drop(state);
         if let Some(said) = said {
-            crate::log::info(&said);
+            log::info(&said);
         }
         self.wake();
     }
@@ -544,7 +555,7 @@ impl Link for Shared {
         }
         let said = self.state().explain(&attributes);
         if let Some(said) = said {
-            crate::log::info(&said);
+            log::info(&said);
         }
         let message = ToScheduler::Level {
             slot: slot.index,

@@ -23,10 +23,10 @@ fn check(role: &str) {
     assert!(run(role, &[(env::SOCKET.name, &socket)]).success());
 }
 
-/// Listens where `XSCHED_SOCKET` says.
 struct Daemon(OwnedFd);
 
 impl Daemon {
+    /// Listens where `XSCHED_SOCKET` says.
     fn listen() -> Daemon {
         let flags = SocketFlags::CLOEXEC;
         let fd = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
@@ -109,4 +109,22 @@ fn break_off_after_the_welcome() {
         agent.hint_process(low());
     }
     assert_eq!(agent.unsent(), 0);
+}
+
+#[test]
+fn the_environment_is_read_when_the_agent_is_made() {
+    check("environment_that_changes");
+}
+
+#[test]
+fn environment_that_changes() {
+    if !has_role("environment_that_changes") {
+        return;
+    }
+    let daemon = Daemon::listen();
+    let agent = agent(Scheduler::Global);
+    // SAFETY: the process's other thread only waits for this test.
+    unsafe { std::env::set_var(env::SOCKET.name, "elsewhere") };
+    let _queue = queue(&agent, 0);
+    daemon.accept();
 }
