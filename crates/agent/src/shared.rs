@@ -221,6 +221,9 @@ impl Shared {
     }
 
     pub(crate) fn hint(&self, slot: Slot, hints: Hints) {
+        if self.is_dead() {
+            return;
+        }
         let message = ToScheduler::Hint {
             slot: Some(slot.index),
             hints,
@@ -230,6 +233,9 @@ impl Shared {
     }
 
     pub(crate) fn hint_process(&self, hints: Hints) {
+        if self.is_dead() {
+            return;
+        }
         let mut state = self.state();
         state.hints.extend(hints.iter());
         state.note(ToScheduler::Hint { slot: None, hints });
@@ -617,4 +623,30 @@ fn ring(eventfd: BorrowedFd<'_>) {
 /// Takes what an eventfd has.
 pub(crate) fn hush(eventfd: BorrowedFd<'_>) {
     let _ = rustix::io::read(eventfd, &mut [0_u8; 8]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_forked_child_gives_hints_to_nobody_and_waits_for_no_lock() {
+        let settings = Settings::read(|_| None);
+        let shared = Shared::new(settings).unwrap();
+        let slot = shared.reserve().unwrap();
+        let (said, done) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            // As a thread that only the parent has may have left it.
+            let state = shared.state();
+            shared.mark_dead();
+            scope.spawn(|| {
+                shared.hint_process(Hints::default());
+                shared.hint(slot, Hints::default());
+                said.send(())
+            });
+            let end = done.recv_timeout(Duration::from_secs(20));
+            drop(state);
+            end.expect("no lock is waited for");
+        });
+    }
 }
