@@ -459,10 +459,12 @@ impl Host {
             device,
             hints,
         };
-        if info.attributes.one_background {
+        let one_background = info.attributes.one_background;
+        // The number of a device that is new may have been another's.
+        if one_background || self.devices.queues(device) == 1 {
             let limit = Event::Device {
                 device,
-                one_background: true,
+                one_background,
             };
             tell(&mut self.engine, now, limit, &mut self.actions);
         }

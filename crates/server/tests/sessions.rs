@@ -12,6 +12,7 @@ use std::{
 
 use common::*;
 use rustix::process::{Pid, Signal, kill_process};
+use xsched_server::api;
 use xsched_wire::{Attributes, FromScheduler, Level, Share, ToScheduler, packet};
 
 #[test]
@@ -74,6 +75,28 @@ fn hardware_shares_follow_the_classes() {
     assert_eq!(low.next_share(), (4, Share::Background));
     drop(high);
     assert_eq!(low.next_share(), (4, Share::Normal));
+}
+
+#[test]
+fn a_device_takes_over_nothing_of_one_that_is_gone() {
+    let daemon = TestDaemon::start();
+    let shares = |device, one_background| {
+        let programs = [100, -100, -100].map(|priority| {
+            let program = RawClient::join(&daemon, "program", Some(priority));
+            let mut info = queue_info(0, device);
+            info.attributes.one_background = one_background;
+            program.create_as(info);
+            program
+        });
+        let shares: Vec<api::Share> = queues(&daemon).iter().map(|queue| queue.share).collect();
+        drop(programs);
+        wait_until("all gone", || queues(&daemon).is_empty());
+        shares
+    };
+    let (normal, background) = (api::Share::Normal, api::Share::Background);
+    let sliced = api::Share::Slice(200);
+    assert_eq!(shares("cuda:0", true), [normal, sliced, sliced]);
+    assert_eq!(shares("cuda:1", false), [normal, background, background]);
 }
 
 #[test]
