@@ -182,7 +182,7 @@ impl Host {
         if let Some(reason) = self.no_room_for(peer.uid) {
             warn!(pid = peer.pid_number(), reason, "client refused");
             session.refuse(&reason);
-            self.reaper.take(session);
+            self.reap(session);
             return;
         }
         let watched = self
@@ -197,14 +197,20 @@ impl Host {
         self.settle(now);
     }
 
+    /// Sessions that have ended count until all that they left is closed.
     fn no_room_for(&self, uid: u32) -> Option<String> {
-        if self.sessions.len() >= MAX_SESSIONS {
+        if self.sessions.len() + self.reaper.unfinished() >= MAX_SESSIONS {
             return Some(format!("the daemon serves {MAX_SESSIONS} programs already"));
         }
         let theirs = self.sessions.values().filter(|s| s.peer.uid == uid).count();
+        let theirs = theirs + self.reaper.unfinished_of(uid);
         (theirs >= MAX_SESSIONS_OF_ONE_USER && uid != self.owner).then(|| {
             format!("the daemon serves {MAX_SESSIONS_OF_ONE_USER} programs of this user already")
         })
+    }
+
+    fn reap(&mut self, session: Session) {
+        self.reaper.take(session.peer.uid, session);
     }
 
     /// A session's socket is readable, or writable again.
@@ -228,7 +234,7 @@ impl Host {
         }
         for session in mem::take(&mut self.sessions).into_values() {
             session.hang_up();
-            self.reaper.take(session);
+            self.reap(session);
         }
     }
 
@@ -738,7 +744,7 @@ impl Host {
             self.tell(now, Event::ProcessGone { process });
         }
         session.hang_up();
-        self.reaper.take(session);
+        self.reap(session);
     }
 }
 

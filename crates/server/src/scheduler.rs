@@ -15,7 +15,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::sys::socket::{UnixCredentials, getsockopt, sockopt::PeerCredentials};
 use rustix::{
     event::{EventfdFlags, eventfd},
     io::Errno,
@@ -35,6 +35,9 @@ use crate::{
 
 /// Between rounds over all sessions: twice a heartbeat period, so that each beat is in time.
 const ROUND: Nanos = HEARTBEAT_MS as Nanos / 2 * 1_000_000;
+
+/// The user of a connection whose credentials cannot be read.
+const NOBODY: u32 = u32::MAX;
 
 /// Now, on the clock that all timestamps are of.
 pub(crate) fn now() -> Nanos {
@@ -185,16 +188,18 @@ impl Scheduler {
             // Left before it was accepted.
             Err(_) => return,
         };
-        match identify(&socket) {
+        let peer = getsockopt(&socket, PeerCredentials);
+        let uid = peer.map_or(NOBODY, |peer| peer.uid());
+        match identify(peer) {
             Ok((peer, pidfd)) => self.host.connected(socket, peer, pidfd, now()),
             Err(Some(reason)) => {
                 warn!(reason, "client refused");
                 let _ = packet::send(&socket, &FromScheduler::Refused { reason });
-                self.host.reaper.take(socket);
+                self.host.reaper.take(uid, socket);
             }
             Err(None) => {
                 debug!("a client was gone before it was accepted");
-                self.host.reaper.take(socket);
+                self.host.reaper.take(uid, socket);
             }
         }
     }
@@ -246,9 +251,8 @@ impl Scheduler {
 }
 
 /// Who connected, by the kernel's word. `Err(None)`: it is gone.
-fn identify(socket: &OwnedFd) -> Result<(Peer, OwnedFd), Option<String>> {
-    let peer = getsockopt(socket, PeerCredentials)
-        .map_err(|error| Some(format!("peer credentials: {error}")))?;
+fn identify(peer: nix::Result<UnixCredentials>) -> Result<(Peer, OwnedFd), Option<String>> {
+    let peer = peer.map_err(|error| Some(format!("peer credentials: {error}")))?;
     // Zero: a process that has no number here.
     let pid = Pid::from_raw(peer.pid()).ok_or_else(|| {
         Some(

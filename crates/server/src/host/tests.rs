@@ -5,6 +5,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
+        mpsc,
     },
 };
 
@@ -45,18 +46,21 @@ impl Subscriber for Warnings {
     fn exit(&self, _: &Id) {}
 }
 
-#[test]
-fn a_client_cannot_fill_the_log_with_hints() {
-    const OWNER: u32 = 1000;
-    const GUEST: u32 = 2000;
+const OWNER: u32 = 1000;
+const GUEST: u32 = 2000;
+
+fn host() -> Host {
     let engine = xsched_sched::Engine::new(Config::new(policy::by_name("hpf").unwrap()));
-    let engine = crate::trace::Observed::new(engine, None);
-    let mut host = Host::new(
+    Host::new(
         Reactor::new().unwrap(),
         Reaper::start().unwrap(),
-        engine,
+        crate::trace::Observed::new(engine, None),
         OWNER,
-    );
+    )
+}
+
+/// Connects a program of this user's, which is this process for the host.
+fn connect(host: &mut Host, uid: u32) -> OwnedFd {
     let (ours, theirs) = socketpair(
         AddressFamily::UNIX,
         SocketType::SEQPACKET,
@@ -64,12 +68,42 @@ fn a_client_cannot_fill_the_log_with_hints() {
         None,
     )
     .unwrap();
-    let peer = Peer {
-        pid: getpid(),
-        uid: GUEST,
-    };
+    let peer = Peer { pid: getpid(), uid };
     let never = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
     host.connected(ours, peer, never, 0);
+    theirs
+}
+
+#[test]
+fn what_a_user_left_and_cannot_be_closed_takes_up_room() {
+    struct Stuck(mpsc::Receiver<()>);
+    impl Drop for Stuck {
+        fn drop(&mut self) {
+            let _ = self.0.recv();
+        }
+    }
+    let mut host = host();
+    let mut releases = Vec::new();
+    for _ in 0..MAX_SESSIONS_OF_ONE_USER {
+        let (release, stuck) = mpsc::channel();
+        host.reaper.take(GUEST, Stuck(stuck));
+        releases.push(release);
+    }
+    let refused = connect(&mut host, GUEST);
+    assert!(matches!(
+        packet::recv(&refused).unwrap(),
+        FromScheduler::Refused { reason } if reason.contains("of this user")
+    ));
+    assert!(host.sessions.is_empty());
+    connect(&mut host, OWNER);
+    connect(&mut host, GUEST + 1);
+    assert_eq!(host.sessions.len(), 2);
+}
+
+#[test]
+fn a_client_cannot_fill_the_log_with_hints() {
+    let mut host = host();
+    let theirs = connect(&mut host, GUEST);
     let hello = Hello {
         name: "guest".into(),
         job: 0,
