@@ -12,7 +12,7 @@ use std::{
 
 use rustix::{
     fs::{Mode, OFlags, fstat, open, readlink},
-    net::{Shutdown, shutdown},
+    net::{Shutdown, shutdown, sockopt::set_socket_linger},
     process::Pid,
 };
 use xsched_sched::{DeviceId, Hints, Nanos, QueueId};
@@ -66,17 +66,31 @@ impl From<PacketError> for End {
 /// A connection.
 pub(crate) struct Session {
     pub(crate) peer: Peer,
-    pub(crate) socket: OwnedFd,
     /// Readable when the process has ended, even if a child of it keeps the socket open.
     pub(crate) pidfd: OwnedFd,
+    /// Closed after the pidfd, since that never waits.
+    pub(crate) socket: OwnedFd,
     /// When it connected.
     pub(crate) since: Nanos,
     /// Messages that the socket had no room for, in order.
     outbox: VecDeque<FromScheduler>,
-    /// Descriptors of a hello that was refused: whatever the client liked to send.
-    strays: Vec<OwnedFd>,
+    strays: Strays,
     /// Set by its hello.
     pub(crate) client: Option<Client>,
+}
+
+/// Descriptors of a hello that was refused: whatever the client liked to send. Sockets among them
+/// do not linger when they are closed.
+#[derive(Default)]
+struct Strays(Vec<OwnedFd>);
+
+impl Drop for Strays {
+    fn drop(&mut self) {
+        for stray in &self.0 {
+            // Others have no such option.
+            let _ = set_socket_linger(stray, None);
+        }
+    }
 }
 
 /// A registered program.
@@ -127,14 +141,14 @@ impl Session {
             pidfd,
             since,
             outbox: VecDeque::new(),
-            strays: Vec::new(),
+            strays: Strays::default(),
             client: None,
         }
     }
 
     /// Reads the first message: what it says and the doorbell. `None` if it is not there yet.
     pub(crate) fn read_hello(&mut self) -> Result<Option<(Greeting, OwnedFd)>, End> {
-        let received = packet::recv_hello(&self.socket, &mut self.strays);
+        let received = packet::recv_hello(&self.socket, &mut self.strays.0);
         let (hello, segment, doorbell) = match received {
             Ok(received) => received,
             Err(PacketError::WouldBlock) => return Ok(None),
@@ -144,7 +158,7 @@ impl Session {
             // The segment's descriptor is closed here: a memfd's never waits.
             Ok(greeting) => Ok(Some((greeting, doorbell))),
             Err(end) => {
-                self.strays.extend([segment, doorbell]);
+                self.strays.0.extend([segment, doorbell]);
                 Err(end)
             }
         }
@@ -374,9 +388,12 @@ impl Condition {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use rustix::{
         event::{EventfdFlags, eventfd},
         fs::{MemfdFlags, memfd_create},
+        net::sockopt::socket_linger,
     };
 
     use super::*;
@@ -409,6 +426,17 @@ mod tests {
             let refused = check_eventfd(fd).unwrap_err();
             assert_eq!(refused, End::Refused("doorbell is not an eventfd".into()));
         }
+    }
+
+    #[test]
+    fn strays_do_not_linger() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let socket = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        set_socket_linger(&socket, Some(Duration::from_secs(1000))).unwrap();
+        let (pipe, _writer) = rustix::pipe::pipe().unwrap();
+        let copy = socket.try_clone().unwrap();
+        drop(Strays(vec![pipe, copy.into()]));
+        assert_eq!(socket_linger(&socket).unwrap(), None);
     }
 
     #[test]
