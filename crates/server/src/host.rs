@@ -23,6 +23,7 @@ use xsched_wire::{
 };
 
 use crate::{
+    callers::Callers,
     devices::Devices,
     permission::{Actor, Denied},
     reactor::{Reactor, Source},
@@ -56,6 +57,7 @@ pub(crate) struct Host {
     pub(crate) engine: Observed,
     /// By number, which is also the engine's [`ProcessId`]; numbers are never used again.
     pub(crate) sessions: BTreeMap<u64, Session>,
+    callers: Callers,
     places: HashMap<QueueId, Place>,
     devices: Devices,
     /// The process whose window is active.
@@ -78,6 +80,7 @@ impl Host {
             reaper,
             engine,
             sessions: BTreeMap::new(),
+            callers: Callers::default(),
             places: HashMap::new(),
             devices: Devices::default(),
             active_window: None,
@@ -225,6 +228,21 @@ impl Host {
     pub(crate) fn process_ended(&mut self, id: u64, now: Nanos) {
         self.ended.push((id, End::Gone));
         self.settle(now);
+    }
+
+    /// A process called the HTTP API.
+    pub(crate) fn called(&mut self, pid: Pid, pidfd: OwnedFd) {
+        self.callers.note(pid, pidfd, &self.reactor);
+    }
+
+    /// A process that had called the HTTP API ended.
+    pub(crate) fn caller_ended(&mut self, pid: Pid) {
+        self.callers.ended(pid, &self.reactor);
+    }
+
+    /// Whether there is anybody who is registered or may come to be.
+    pub(crate) fn is_used(&self) -> bool {
+        !self.sessions.is_empty() || !self.callers.is_empty()
     }
 
     /// The daemon ends: whoever is registered runs on unscheduled, at once.

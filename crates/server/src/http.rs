@@ -23,6 +23,7 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::de::DeserializeOwned;
 use tokio::{
     net::{UnixListener, UnixStream},
@@ -51,6 +52,8 @@ pub(crate) struct About {
     pub(crate) owner: u32,
     pub(crate) min_share: f64,
     pub(crate) started: Instant,
+    /// Whoever calls keeps it from ending.
+    pub(crate) ends_unused: bool,
 }
 
 #[derive(Clone)]
@@ -68,6 +71,7 @@ pub(crate) async fn serve(
 ) -> std::io::Result<()> {
     let listener = UnixListener::from_std(std::os::unix::net::UnixListener::from(listener))?;
     let owner = about.owner;
+    let kept_by_callers = about.ends_unused.then(|| requests.clone());
     let router = router(Daemon {
         about: Arc::new(about),
         requests,
@@ -80,12 +84,28 @@ pub(crate) async fn serve(
             _ = &mut stop => return Ok(()),
         };
         match accepted {
-            Ok((stream, _)) => connected(stream, owner, &router, &callers),
+            Ok((stream, _)) => {
+                if let Some(requests) = &kept_by_callers {
+                    note_caller(&stream, requests);
+                }
+                connected(stream, owner, &router, &callers);
+            }
             Err(error) => {
                 warn!(%error, "cannot accept HTTP connections for a while");
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
+    }
+}
+
+/// Lets the scheduler thread know of a caller before it hears the question.
+fn note_caller(stream: &UnixStream, requests: &Requests) {
+    let pid = stream.peer_cred().ok().and_then(|peer| peer.pid());
+    // No number: it runs in another PID namespace. No pidfd: it is gone.
+    if let Some(pid) = pid.and_then(Pid::from_raw)
+        && let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty())
+    {
+        requests.send(move |host, _| host.called(pid, pidfd));
     }
 }
 

@@ -12,6 +12,7 @@
 
 mod admin;
 pub mod api;
+mod callers;
 mod client;
 mod devices;
 mod host;
@@ -65,7 +66,7 @@ pub struct ServeOptions {
     pub policy: String,
     /// Share of a device that every waiting group is guaranteed, 0 (none) to 0.25.
     pub min_share: f64,
-    /// End when no program has been registered for this long.
+    /// End when for this long no program has been registered, and no process lived that had called the HTTP API.
     pub exit_when_unused: Option<Duration>,
     /// Write what happens to a file.
     pub trace: Option<TraceOptions>,
@@ -161,6 +162,7 @@ impl Daemon {
             owner,
             min_share: options.min_share,
             started: Instant::now(),
+            ends_unused: options.exit_when_unused.is_some(),
         };
         let reaper = Reaper::start().context("cannot start the reaper")?;
         let recorder = trace.map(trace::Target::start).transpose();

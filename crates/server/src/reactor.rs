@@ -13,6 +13,7 @@ use rustix::{
     buffer::spare_capacity,
     event::epoll::{self, CreateFlags, Event, EventData, EventFlags},
     io::Errno,
+    process::Pid,
     time::{
         Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
         timerfd_settime,
@@ -27,7 +28,7 @@ const NO_WAIT: Timespec = Timespec {
     tv_nsec: 0,
 };
 
-/// Who is the reason for a wake-up. Sessions are named by their number.
+/// Who is the reason for a wake-up. Sessions and processes are named by their number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
     /// A client's state words changed.
@@ -40,6 +41,8 @@ pub(crate) enum Source {
     Socket(u64),
     /// A client's process ended.
     Process(u64),
+    /// A process that had called the HTTP API ended.
+    Caller(Pid),
     /// Somebody connects.
     Listener,
     /// The HTTP thread asks something.
@@ -48,11 +51,11 @@ pub(crate) enum Source {
     Stop,
 }
 
-const KINDS: u64 = 8;
+const KINDS: u64 = 9;
 
 impl Source {
     fn pack(self) -> EventData {
-        let (kind, session) = match self {
+        let (kind, number) = match self {
             Source::Doorbell(session) => (0, session),
             Source::Socket(session) => (1, session),
             Source::Process(session) => (2, session),
@@ -61,21 +64,23 @@ impl Source {
             Source::Listener => (5, 0),
             Source::Request => (6, 0),
             Source::Stop => (7, 0),
+            Source::Caller(pid) => (8, pid.as_raw_nonzero().get() as u64),
         };
-        EventData::new_u64(session * KINDS + kind)
+        EventData::new_u64(number * KINDS + kind)
     }
 
     fn unpack(data: EventData) -> Self {
-        let session = data.u64() / KINDS;
+        let number = data.u64() / KINDS;
         match data.u64() % KINDS {
-            0 => Source::Doorbell(session),
-            1 => Source::Socket(session),
-            2 => Source::Process(session),
+            0 => Source::Doorbell(number),
+            1 => Source::Socket(number),
+            2 => Source::Process(number),
             3 => Source::Timer,
             4 => Source::Chores,
             5 => Source::Listener,
             6 => Source::Request,
-            _ => Source::Stop,
+            7 => Source::Stop,
+            _ => Source::Caller(Pid::from_raw(number as i32).unwrap_or(Pid::INIT)),
         }
     }
 }
@@ -214,6 +219,7 @@ mod tests {
             Source::Doorbell(7),
             Source::Socket(u64::MAX / KINDS),
             Source::Process(1),
+            Source::Caller(Pid::from_raw(i32::MAX).unwrap()),
             Source::Timer,
             Source::Chores,
             Source::Listener,

@@ -157,6 +157,7 @@ impl Scheduler {
         match chore {
             Some(Source::Socket(session)) => self.host.socket_ready(session, now()),
             Some(Source::Process(session)) => self.host.process_ended(session, now()),
+            Some(Source::Caller(pid)) => self.host.caller_ended(pid),
             Some(Source::Listener) => self.accept(),
             Some(Source::Request) => {
                 let mut count = [0; 8];
@@ -237,7 +238,7 @@ impl Scheduler {
 
     /// Whether it has been unused for so long that it ends. To be asked every turn.
     fn is_unused(&mut self) -> bool {
-        if !self.host.sessions.is_empty() {
+        if self.host.is_used() {
             self.unused_since = None;
             return false;
         }

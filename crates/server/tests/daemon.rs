@@ -85,6 +85,35 @@ fn a_daemon_that_nobody_ever_used_ends_itself() {
 }
 
 #[test]
+fn a_daemon_lasts_as_long_as_a_process_that_called_it() {
+    let limit = Duration::from_millis(300);
+    let daemon = TestDaemon::start_in(tempfile::tempdir().unwrap(), |options| {
+        options.exit_when_unused = Some(limit);
+    });
+    let client = RawClient::join(&daemon, "until it is called", None);
+    let (mut caller, _output) = start_role("caller_process", "CALLED", &daemon.socket);
+    drop(client);
+    std::thread::sleep(limit * 3);
+    assert!(!daemon.has_ended(), "the caller may become a program");
+    caller.kill().unwrap();
+    caller.wait().unwrap();
+    wait_until("end", || daemon.has_ended());
+}
+
+/// Calls a daemon, as `xsched run` does, and is some program from then on.
+#[test]
+fn caller_process() {
+    let Some(socket) = std::env::var_os("DAEMON_SOCKET") else {
+        return;
+    };
+    let status: api::Status = Client::connect(Path::new(&socket))
+        .and_then(|client| client.get(api::path::STATUS))
+        .unwrap();
+    println!("\nCALLED {}", status.pid);
+    std::thread::sleep(PATIENCE * 3);
+}
+
+#[test]
 fn a_signal_ends_it_in_order() {
     for signal in [Signal::TERM, Signal::INT] {
         let dir = tempfile::tempdir().unwrap();
@@ -113,14 +142,19 @@ fn a_killed_daemon_leaves_a_socket_that_the_next_one_takes() {
 
 /// A daemon in a process of its own that serves already, and the output that it may go on writing.
 fn start_process(socket: &Path) -> (Child, impl Sized + use<>) {
+    start_role("daemon_process", "DAEMON READY", socket)
+}
+
+/// A test of this file in a process of its own, once it has said a word.
+fn start_role(name: &str, word: &str, socket: &Path) -> (Child, impl Sized + use<>) {
     let mut process = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "daemon_process", "--nocapture"])
+        .args(["--exact", name, "--nocapture"])
         .env("DAEMON_SOCKET", socket)
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
     let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
-    assert!(lines.any(|line| line.unwrap().contains("DAEMON READY")));
+    assert!(lines.any(|line| line.unwrap().contains(word)));
     (process, lines)
 }
 
