@@ -35,7 +35,7 @@ pub(crate) struct Device {
     last_holder: Option<GroupId>,
     /// Since when some group waits.
     contended_since: Option<Nanos>,
-    /// No group can count as stalled before this.
+    /// No queue can count as stalled before this.
     stall_check: Nanos,
     /// Queues that may differ from their group: new, moved, held or resumed.
     pub(crate) dirty: Vec<usize>,
@@ -152,7 +152,8 @@ impl Device {
         }
     }
 
-    /// Marks those that keep others from running and have not moved for the limit.
+    /// Marks the queues that keep others from running and have not moved for the limit, whatever other queues of their
+    /// groups do, and the groups that are left without one that moves.
     fn find_stalled(&mut self, now: Nanos, registry: &mut Registry, limits: &Limits) {
         let Some(contended_since) = self.contended_since else {
             return;
@@ -161,16 +162,31 @@ impl Device {
             return;
         }
         self.stall_check = now + limits.stall;
+        let Registry { queues, groups } = registry;
         for &id in &self.runs {
-            let group = registry.group(id);
-            let at = group.last_progress.max(contended_since) + limits.stall;
-            if at <= now {
+            let group = &mut groups[id.index()];
+            if !group.view.ready {
+                continue; // since this very event
+            }
+            let since = group.runs_since.max(contended_since);
+            for &queue in &group.queues {
+                let queue = &mut queues[queue];
+                if !queue.counts() || queue.stalled {
+                    continue;
+                }
+                let at = queue.last_progress.max(since) + limits.stall;
+                if at <= now {
+                    queue.stalled = true;
+                    group.stalled_queues += 1;
+                } else {
+                    self.stall_check = self.stall_check.min(at);
+                }
+            }
+            if !group.moves() {
                 group.view.stalled = true;
                 group.view.set_ready(false, now);
                 group.view.forget_rhythm();
                 self.changed.push(id);
-            } else {
-                self.stall_check = self.stall_check.min(at);
             }
         }
     }
@@ -218,7 +234,7 @@ impl Device {
             Part::None => {}
             Part::Runs(_) => {
                 group.part = Part::Runs(self.runs.len());
-                group.last_progress = now;
+                group.runs_since = now;
                 self.runs.push(id);
             }
             Part::Waits(_) => {

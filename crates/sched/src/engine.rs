@@ -29,7 +29,8 @@ pub struct Config {
     pub piece: Nanos,
     /// The most that the guard takes of a device for all groups together, up to 0.5.
     pub sum_of_minima: f64,
-    /// A group that keeps others waiting without any progress for so long counts as stalled. 0: never.
+    /// A queue that keeps others waiting without any progress for so long counts as stalled, and no longer makes its
+    /// group ready. 0: never.
     pub stall_limit: Nanos,
 }
 
@@ -256,7 +257,7 @@ impl Engine {
                 ready: queue.ready,
                 open: queue.gate == Some(true),
                 held: queue.held,
-                stalled: view.stalled,
+                stalled: queue.stalled,
                 stopped: group.stopped,
                 share: queue.share,
                 served_ns: view.served(now),
@@ -359,6 +360,8 @@ impl Engine {
             group,
             ready: false,
             held: false,
+            last_progress: self.now,
+            stalled: false,
             gate: None,
             share: HwShare::Normal,
         });
@@ -368,7 +371,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Something about one queue, which also shows that its group moves.
+    /// Something about one queue, which also shows that it moves.
     fn update(
         &mut self,
         queue: QueueId,
@@ -377,22 +380,21 @@ impl Engine {
         let index = self.find(queue)?;
         let queue = &mut self.registry.queues[index];
         let (counted, was_held) = (queue.counts(), queue.held);
+        let was_stalled = std::mem::take(&mut queue.stalled);
+        queue.last_progress = self.now;
         change(queue);
         let (counts, held, id) = (queue.counts(), queue.held, queue.group);
         let group = self.registry.group(id);
+        group.stalled_queues -= usize::from(was_stalled);
         match (counted, counts) {
             (false, true) => group.ready_queues += 1,
             (true, false) => group.ready_queues -= 1,
             _ => (),
         }
-        group.last_progress = self.now;
         let device = group.device;
         if held != was_held {
             self.devices[device].dirty.push(index);
             self.touched.push(device);
-        }
-        if std::mem::take(&mut group.view.stalled) {
-            self.note_change(id);
         }
         self.refresh(id);
         Ok(())

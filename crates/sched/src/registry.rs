@@ -22,13 +22,17 @@ pub(crate) struct Queue {
     pub(crate) ready: bool,
     /// Suspended by the application itself.
     pub(crate) held: bool,
+    /// When it last moved.
+    pub(crate) last_progress: Nanos,
+    /// It had work and the device for the limit, and did not move since.
+    pub(crate) stalled: bool,
     /// What the host was last told; nothing yet for a new queue.
     pub(crate) gate: Option<bool>,
     pub(crate) share: HwShare,
 }
 
 impl Queue {
-    /// Whether it makes its group ready.
+    /// Whether it has work that its application does not hold back.
     pub(crate) fn counts(&self) -> bool {
         self.ready && !self.held
     }
@@ -66,15 +70,24 @@ pub(crate) struct Group {
     pub(crate) queues: Vec<usize>,
     /// How many of its queues count as ready.
     pub(crate) ready_queues: usize,
+    /// How many of those stalled.
+    pub(crate) stalled_queues: usize,
     /// The host saw its process stopped.
     pub(crate) stopped: bool,
-    /// When it last moved, or was last given the device by the policy.
-    pub(crate) last_progress: Nanos,
+    /// When it was last given the device by the policy.
+    pub(crate) runs_since: Nanos,
     /// How often it was closed while it had work.
     pub(crate) preemptions: u64,
     pub(crate) credit: Credit,
     /// Whether it waits or runs by the policy's decision, and where in its device's list of those that do.
     pub(crate) part: Part,
+}
+
+impl Group {
+    /// Whether a queue of it has work and did not stall.
+    pub(crate) fn moves(&self) -> bool {
+        self.ready_queues > self.stalled_queues
+    }
 }
 
 /// What a group does by the policy's decision.
@@ -115,8 +128,9 @@ impl Registry {
             device,
             queues: Vec::with_capacity(1),
             ready_queues: 0,
+            stalled_queues: 0,
             stopped: false,
-            last_progress: now,
+            runs_since: now,
             preemptions: 0,
             part: Part::None,
         });

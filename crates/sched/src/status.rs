@@ -28,7 +28,7 @@ pub struct GroupStatus {
     pub open: bool,
     /// The application holds all of its queues.
     pub held: bool,
-    /// It kept others waiting without progress, and no longer counts.
+    /// All of its queues with work stalled, and it no longer counts.
     pub stalled: bool,
     /// Its process is stopped.
     pub stopped: bool,
@@ -65,7 +65,7 @@ pub struct QueueStatus {
     pub open: bool,
     /// The application holds it.
     pub held: bool,
-    /// Its group kept others waiting without progress, and no longer counts.
+    /// It kept others waiting without progress, and no longer makes its group ready.
     pub stalled: bool,
     /// Its process is stopped.
     pub stopped: bool,

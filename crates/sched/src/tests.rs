@@ -321,6 +321,57 @@ fn a_group_without_progress_no_longer_holds_the_device() {
 }
 
 #[test]
+fn a_queue_without_progress_holds_nothing_for_the_others_of_its_group() {
+    // 2 never moves again, 1 goes on in bursts.
+    let busy = "progress 1; wait 50000; idle 1; wait 50000; ready 1; wait 50000;".repeat(14);
+    let stuck = format!("new 1..2 high 7; new 3 low; ready 1..3; {busy}");
+    let mut host = check(&format!("{stuck} idle 1"), &[1, 2, 3]);
+    let stalled = |host: &Host| {
+        let queues = host.engine.queues(host.now);
+        let stalled = queues.filter(|queue| queue.stalled);
+        stalled.map(|queue| queue.queue.0).collect::<Vec<_>>()
+    };
+    assert_eq!(stalled(&host), [2]);
+    assert!(host.group(1).stalled && host.group(1).ready);
+    // The group has the device whenever the other one has work, which is no sign of the first.
+    host.run("wait 1000; ready 1");
+    assert_eq!((host.open(), stalled(&host)), (vec![1, 2], vec![2]));
+    assert!(!host.group(1).stalled);
+    host.run("wait 1000; idle 1");
+    assert_eq!((host.open(), stalled(&host)), (vec![1, 2, 3], vec![2]));
+    // Its own move is.
+    for sign in ["progress 2", "ready 2"] {
+        check(&format!("{stuck} idle 1; {sign}; wait 1999999"), &[1, 2]);
+        check(&format!("{stuck} idle 1; {sign}; wait 2000000"), &[1, 2, 3]);
+    }
+    // The other one has the limit for itself.
+    check(&format!("{stuck} wait 1949999"), &[1, 2]);
+    check(&format!("{stuck} wait 1950000"), &[1, 2, 3]);
+    // It may go, be held, or become a group of its own.
+    for end in ["gone 2", "hold 2", "idle 2"] {
+        let host = check_any(&format!("{stuck} {end}; idle 1; wait 300"));
+        assert!(host.open().contains(&3) && !host.group(1).stalled, "{end}");
+    }
+    check(&format!("{stuck} idle 1; prio 2 low"), &[1, 2, 3]);
+    check(&format!("{stuck} idle 1; prio 2 99; wait 1999999"), &[1, 2]);
+    check(
+        &format!("{stuck} idle 1; prio 2 99; wait 2000000"),
+        &[1, 2, 3],
+    );
+    // Two that stall one after the other.
+    let both = "new 1..2 high 7; new 3 low; ready 2..3; wait 1000000; ready 1";
+    check(&format!("{both}; wait 1999999"), &[1, 2]);
+    check(&format!("{both}; wait 2000000"), &[1, 2, 3]);
+    // The end of the other's work is the end of a burst.
+    check(
+        &format!(
+            "{stuck} idle 1; wait 300; ready 1; wait 50; idle 1; wait 100; ready 1; wait 50; idle 1; wait 199"
+        ),
+        &[1, 2],
+    );
+}
+
+#[test]
 fn a_stopped_process_does_not_hold_the_device() {
     // At once, between short bursts too.
     check(

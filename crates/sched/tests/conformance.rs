@@ -1,7 +1,7 @@
 //! What every policy must keep to, whatever happens: random events in virtual time against a model of the host.
 
 use proptest::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use xsched_sched::*;
 
 const US: Nanos = 1_000;
@@ -436,8 +436,23 @@ impl Host {
                 "queue {id} must not run and is open"
             );
         }
+        let stalled: BTreeSet<u64> = self
+            .engine
+            .queues(self.now)
+            .filter(|queue| queue.stalled)
+            .map(|queue| queue.queue.0)
+            .collect();
         // The engine knows the same groups, and tells of them what the host was told.
         for group in self.engine.groups(self.now) {
+            let has_work = |id: &u64| self.queues[id].ready && !self.queues[id].held;
+            let (work, idle) = group
+                .queues
+                .iter()
+                .map(|queue| queue.0)
+                .partition::<Vec<u64>, _>(has_work);
+            assert!(idle.iter().all(|id| !stalled.contains(id)), "{group:?}");
+            let all_stalled = work.iter().all(|id| stalled.contains(id));
+            assert_eq!(group.stalled, all_stalled && !work.is_empty());
             let keys: Vec<Key> = group.queues.iter().map(|queue| self.key(queue.0)).collect();
             assert!(keys.windows(2).all(|pair| pair[0] == pair[1]), "{group:?}");
             assert_eq!(group.priority.get(), self.priority(&keys[0]));

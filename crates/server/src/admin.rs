@@ -85,7 +85,7 @@ impl Host {
                     ready: status.ready,
                     open: status.open,
                     held: status.held,
-                    stalled: group.stalled,
+                    stalled: status.stalled,
                     stopped: group.stopped,
                     share: match status.share {
                         HwShare::Background => api::Share::Background,

@@ -90,7 +90,7 @@ pub struct Queue {
     pub open: bool,
     /// The application suspended it.
     pub held: bool,
-    /// Its group kept others waiting without progress, and no longer does.
+    /// It kept others waiting without progress, and no longer does.
     pub stalled: bool,
     /// Its program is stopped, by a signal or a debugger, and keeps nobody waiting.
     pub stopped: bool,

@@ -42,8 +42,10 @@ impl Engine {
 
     /// Makes a queue a member of a group.
     pub(super) fn join(&mut self, queue: usize, id: GroupId) {
+        let now = self.now;
         let member = &mut self.registry.queues[queue];
         member.group = id;
+        (member.stalled, member.last_progress) = (false, now);
         let counts = member.counts();
         let group = self.registry.group(id);
         group.queues.push(queue);
@@ -57,10 +59,12 @@ impl Engine {
     /// Takes a queue out of its group, and the group away if it was the last.
     pub(super) fn leave(&mut self, queue: usize) {
         let member = &self.registry.queues[queue];
-        let (id, process, counts) = (member.group, member.process, member.counts());
+        let (id, process) = (member.group, member.process);
+        let (counts, stalled) = (member.counts(), member.stalled);
         let group = self.registry.group(id);
         group.queues.retain(|&other| other != queue);
         group.ready_queues -= usize::from(counts);
+        group.stalled_queues -= usize::from(stalled);
         if !group.queues.is_empty() {
             self.refresh(id);
             return;
@@ -87,14 +91,18 @@ impl Engine {
     pub(super) fn refresh(&mut self, id: GroupId) {
         let now = self.now;
         let group = self.registry.group(id);
-        let has_work = group.ready_queues > 0;
+        let moves = group.moves();
+        let stalled = group.ready_queues > 0 && !moves;
+        let ready = moves && !group.stopped;
         let view = &mut group.view;
-        let ready = has_work && !group.stopped && !view.stalled;
+        let before = (view.ready, std::mem::replace(&mut view.stalled, stalled));
         if view.ready != ready {
             view.set_ready(ready, now);
-            if !ready && has_work {
+            if !ready && moves {
                 view.forget_rhythm();
             }
+        }
+        if before != (ready, stalled) {
             self.note_change(id);
         }
     }

@@ -136,14 +136,13 @@ impl Device {
             self.place(id, &mut member, Some(self.arrivals));
             self.set_waiting(id, Some(now));
         } else if !group.wants() && member.arrival.is_some() {
-            let ended = !group.ready && !group.stalled;
-            if ended && member.burst < TURNS[member.level.saturating_sub(1)] / 2 {
+            if group.done && member.burst < TURNS[member.level.saturating_sub(1)] / 2 {
                 member.level = member.level.saturating_sub(1);
                 member.used = 0;
             }
             self.place(id, &mut member, None);
             self.set_waiting(id, None);
-            if self.current == Some(id) && ended && group.last_gap < LINGER {
+            if self.current == Some(id) && group.done && group.last_gap < LINGER {
                 self.lingers = Some((group.since + LINGER, id));
             }
         }

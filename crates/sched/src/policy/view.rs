@@ -40,8 +40,10 @@ pub struct GroupView {
     /// How long the last of those took, ready to idle.
     pub last_burst: Nanos,
     was_ready: bool,
-    /// Held the device without progress. Its gate stays open, or nobody would ever see it move again.
+    /// All of its queues with work stalled. Its gate stays open, or nobody would ever see them move again.
     pub(crate) stalled: bool,
+    /// It is idle because its work was done, or what is left of that stalled before.
+    pub(crate) done: bool,
     served: Nanos,
     waiting: Nanos,
     /// Until when the two above are counted.
@@ -73,6 +75,7 @@ impl GroupView {
             last_burst: 0,
             was_ready: false,
             stalled: false,
+            done: false,
             served: 0,
             waiting: 0,
             counted: now,
@@ -132,6 +135,7 @@ impl GroupView {
             self.last_burst = now - self.since;
         }
         self.was_ready |= ready;
+        self.done = !ready;
         self.ready = ready;
         self.since = now;
     }
@@ -140,6 +144,7 @@ impl GroupView {
     pub(crate) fn forget_rhythm(&mut self) {
         self.last_gap = Nanos::MAX;
         self.bursts -= 1;
+        self.done = false;
     }
 
     pub(crate) fn set_open(&mut self, open: bool, now: Nanos) {
