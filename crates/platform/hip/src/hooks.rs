@@ -9,7 +9,7 @@ use std::ffi::{CStr, c_void};
 use crate::{
     runtime::Function,
     streams::{
-        self,
+        self, Entry,
         Flavour::{self, Legacy, PerThread},
     },
     sys::*,
@@ -116,7 +116,8 @@ fn submit_and_wait(
     flavour: Flavour,
     call: impl FnOnce() -> hipError_t,
 ) -> hipError_t {
-    let Some(queue) = streams::way(stream, flavour) else {
+    let kept = streams::kept_way(stream, flavour);
+    let Some(queue) = kept.as_deref().and_then(Entry::queue) else {
         return call();
     };
     let pass = queue.admit();
@@ -128,23 +129,6 @@ fn submit_and_wait(
     if result == HIP_SUCCESS && covers_all {
         let point = queue.begin_synchronize();
         queue.end_synchronize(point.filter(|point| point.number() == number));
-    }
-    result
-}
-
-/// A wait for, or a look at, everything that the stream has.
-fn synchronize(
-    stream: hipStream_t,
-    flavour: Flavour,
-    call: impl FnOnce() -> hipError_t,
-) -> hipError_t {
-    let Some((_, queue)) = streams::find(stream, flavour) else {
-        return call();
-    };
-    let point = queue.begin_synchronize();
-    let result = call();
-    if result == HIP_SUCCESS {
-        queue.end_synchronize(point);
     }
     result
 }
@@ -284,10 +268,10 @@ hooks! { BLOCKING;
 
 // Waits, looks, and marks of the application's.
 hooks! { WAITING;
-    hipStreamSynchronize / "hipStreamSynchronize" (stream: hipStream_t) = |call| synchronize(stream, Legacy, call);
-    hipStreamSynchronize_spt / "hipStreamSynchronize_spt" (stream: hipStream_t) = |call| synchronize(stream, PerThread, call);
-    hipStreamQuery / "hipStreamQuery" (stream: hipStream_t) = |call| synchronize(stream, Legacy, call);
-    hipStreamQuery_spt / "hipStreamQuery_spt" (stream: hipStream_t) = |call| synchronize(stream, PerThread, call);
+    hipStreamSynchronize / "hipStreamSynchronize" (stream: hipStream_t) = |call| streams::synchronize(stream, Legacy, call);
+    hipStreamSynchronize_spt / "hipStreamSynchronize_spt" (stream: hipStream_t) = |call| streams::synchronize(stream, PerThread, call);
+    hipStreamQuery / "hipStreamQuery" (stream: hipStream_t) = |call| streams::synchronize(stream, Legacy, call);
+    hipStreamQuery_spt / "hipStreamQuery_spt" (stream: hipStream_t) = |call| streams::synchronize(stream, PerThread, call);
     hipDeviceSynchronize / "hipDeviceSynchronize" () = streams::synchronize_device;
     hipCtxSynchronize / "hipCtxSynchronize" () = streams::synchronize_device;
     hipEventRecord / "hipEventRecord" (event: hipEvent_t, stream: hipStream_t) = |call| streams::record(event, stream, Legacy, call);

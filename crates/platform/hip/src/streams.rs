@@ -13,8 +13,9 @@ use xsched_shim::{
     events::{self, Note},
     process::{PerProcess, generation},
     state::{self, guarded},
-    table::{Keyed, Table},
+    table::{Kept, Keyed, Table},
 };
+use xsched_wire::block::DrainPoint;
 use xsched_xqueue::XQueue;
 
 use crate::{
@@ -53,6 +54,13 @@ pub(crate) struct Entry {
     generation: u32,
     /// `None`: it could not be put under a scheduler, and is not tried again.
     queue: Option<XQueue<Stream>>,
+}
+
+impl Entry {
+    /// `None`: nobody schedules the stream.
+    pub(crate) fn queue(&self) -> Option<&XQueue<Stream>> {
+        self.queue.as_ref()
+    }
 }
 
 impl Keyed for Entry {
@@ -147,17 +155,20 @@ fn get(key: Key) -> Option<&'static Entry> {
         .filter(|entry| entry.generation == generation())
 }
 
-/// The stream's queue, if it had work before and is not being captured.
-pub(crate) fn find(
-    stream: hipStream_t,
-    flavour: Flavour,
-) -> Option<(&'static Entry, &'static XQueue<Stream>)> {
+/// The entry, for a hook that uses it after a wait in the runtime, which may last longer than the table
+/// keeps what was taken out of it.
+fn keep(entry: &Entry) -> Option<Kept<Entry>> {
+    let same = |kept: &Kept<Entry>| (kept.id, kept.generation) == (entry.id, generation());
+    TABLE.keep(entry.key).filter(same)
+}
+
+/// The stream, if it had work before and is not being captured.
+fn find(stream: hipStream_t, flavour: Flavour) -> Option<&'static Entry> {
     let raw = explicit(stream, flavour);
     if is_capturing(raw) {
         return None;
     }
-    let entry = get(key(raw)?)?;
-    Some((entry, entry.queue.as_ref()?))
+    get(key(raw)?)
 }
 
 /// The queue through which a command on this stream goes; made if this is its first command.
@@ -165,6 +176,11 @@ pub(crate) fn find(
 #[inline]
 pub(crate) fn way(stream: hipStream_t, flavour: Flavour) -> Option<&'static XQueue<Stream>> {
     entry(stream, flavour)?.queue.as_ref()
+}
+
+/// The same for a hook that uses the queue after a wait in the runtime.
+pub(crate) fn kept_way(stream: hipStream_t, flavour: Flavour) -> Option<Kept<Entry>> {
+    keep(entry(stream, flavour)?)
 }
 
 #[inline]
@@ -386,20 +402,53 @@ pub(crate) fn configured() -> hipStream_t {
 
 // ---- synchronizing, capturing ----
 
+/// A moment from which on the end of a stream's last command proves it idle.
+struct Point {
+    entry: Kept<Entry>,
+    point: DrainPoint,
+}
+
+impl Point {
+    fn new(entry: &Entry) -> Option<Self> {
+        let entry = keep(entry)?;
+        let point = entry.queue()?.begin_synchronize()?;
+        Some(Point { entry, point })
+    }
+
+    fn reached(self) {
+        if let Some(queue) = self.entry.queue() {
+            queue.end_synchronize(Some(self.point));
+        }
+    }
+}
+
+/// Around a wait for, or a look at, everything that the stream has.
+pub(crate) fn synchronize(
+    stream: hipStream_t,
+    flavour: Flavour,
+    call: impl FnOnce() -> hipError_t,
+) -> hipError_t {
+    let point = find(stream, flavour).and_then(Point::new);
+    let result = call();
+    if result == HIP_SUCCESS
+        && let Some(point) = point
+    {
+        point.reached();
+    }
+    result
+}
+
 /// Around a wait for everything on the calling thread's device.
 pub(crate) fn synchronize_device(call: impl FnOnce() -> hipError_t) -> hipError_t {
     let device = runtime::current_device();
     let points: Vec<_> = TABLE
         .all()
-        .filter(|entry| Some(entry.device) == device && entry.generation == generation())
-        .filter_map(|entry| entry.queue.as_ref())
-        .filter_map(|queue| Some((queue, queue.begin_synchronize()?)))
+        .filter(|entry| Some(entry.device) == device)
+        .filter_map(Point::new)
         .collect();
     let result = device_wide(call);
     if result == HIP_SUCCESS {
-        for (queue, point) in points {
-            queue.end_synchronize(Some(point));
-        }
+        points.into_iter().for_each(Point::reached);
     }
     result
 }
@@ -428,19 +477,17 @@ pub(crate) fn record(
     flavour: Flavour,
     call: impl FnOnce() -> hipError_t,
 ) -> hipError_t {
-    let found = find(stream, flavour);
-    // Before the call: a command that is submitted meanwhile may stand behind the event.
-    let number = found.map_or(0, |(_, queue)| queue.slot().block.state().submitted());
+    let note = find(stream, flavour).and_then(|entry| {
+        Some(Note {
+            key: entry.key,
+            id: entry.id,
+            // Before the call: a command that is submitted meanwhile may stand behind the event.
+            number: entry.queue()?.slot().block.state().submitted(),
+        })
+    });
     let result = call();
-    match found {
-        Some((entry, _)) if result == HIP_SUCCESS => events::note(
-            event as usize,
-            Note {
-                key: entry.key,
-                id: entry.id,
-                number,
-            },
-        ),
+    match note {
+        Some(note) if result == HIP_SUCCESS => events::note(event as usize, note),
         _ => events::forget(event as usize),
     }
     result
@@ -457,15 +504,13 @@ pub(crate) fn reached(event: hipEvent_t, call: impl FnOnce() -> hipError_t) -> h
     // Taken before the call, as every drain point must be.
     let point = events::look_up(event as usize).and_then(|note| {
         let entry = get(Key(note.key)).filter(|entry| entry.id == note.id)?;
-        let queue = entry.queue.as_ref()?;
-        let point = queue.begin_synchronize()?;
-        (point.number() == note.number).then_some((queue, point))
+        Point::new(entry).filter(|own| own.point.number() == note.number)
     });
     let result = call();
     if result == HIP_SUCCESS
-        && let Some((queue, point)) = point
+        && let Some(point) = point
     {
-        queue.end_synchronize(Some(point));
+        point.reached();
     }
     result
 }

@@ -5,7 +5,9 @@ mod common;
 use std::{
     os::unix::process::{CommandExt, ExitStatusExt},
     process::{Command, ExitStatus},
+    sync::atomic::Ordering::SeqCst,
     thread,
+    time::Duration,
 };
 
 use common::{
@@ -168,6 +170,58 @@ fn exec_while_held_starts_afresh() {
         assert_eq!(output.status.code(), Some(3), "{}", text(&output));
         assert!(text(&output).ends_with("0\n1\n"), "{}", text(&output));
     }
+}
+
+/// A wait for a stream, or for an event that was recorded in it.
+const WAITS: [fn(&Hip, Handle, Handle) -> i32; 4] = [
+    |hip, stream, _| cu!(hip, hipStreamSynchronize(stream => Handle)),
+    |hip, _, event| cu!(hip, hipEventSynchronize(event => Handle)),
+    |hip, _, _| cu!(hip, hipDeviceSynchronize()),
+    |hip, stream, _| {
+        let (mut word, memory) = (0, hip.alloc(4));
+        cu!(hip, hipMemcpyWithStream(
+            &mut word => &mut u32, memory => usize, 4 => usize, 2 => i32, stream => Handle,
+        ))
+    },
+];
+
+#[test]
+fn streams_end_while_threads_wait_for_them() {
+    // What is freed is overwritten at once, so that a use of it shows.
+    let overwritten = (
+        "GLIBC_TUNABLES",
+        "glibc.malloc.perturb=165:glibc.malloc.tcache_count=0",
+    );
+    shimmed(&[LOCAL, overwritten], |hip| {
+        let (end, until) = (hip.word(), hip.function("until_u32"));
+        let launch = |stream, value| {
+            let values = [Address(end.as_ptr().addr()), Word(value)];
+            assert_eq!(hip.launch(stream, until, &values), SUCCESS);
+        };
+        // A function's first launch waits for the whole device, and so does whoever makes a stream.
+        let last = hip.stream(NON_BLOCKING);
+        launch(last, 0);
+        let waits = WAITS.map(|wait| {
+            let (stream, mut event) = (hip.stream(NON_BLOCKING), 0);
+            ok!(hip, hipEventCreate(&mut event => &mut Handle));
+            (wait, stream, event)
+        });
+        thread::scope(|scope| {
+            for (wait, stream, event) in waits {
+                launch(stream, 1);
+                ok!(hip, hipEventRecord(event => Handle, stream => Handle));
+                scope.spawn(move || assert_eq!(wait(hip, stream, event), SUCCESS));
+            }
+            thread::sleep(Duration::from_millis(300));
+            for (_, stream, _) in waits {
+                ok!(hip, hipStreamDestroy(stream => Handle));
+            }
+            // Longer than the shim goes without a look at who may still use what has ended.
+            thread::sleep(Duration::from_secs(11));
+            ok!(hip, hipStreamDestroy(last => Handle));
+            end.store(1, SeqCst);
+        });
+    });
 }
 
 #[test]
