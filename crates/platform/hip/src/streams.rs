@@ -477,18 +477,24 @@ pub(crate) fn record(
     flavour: Flavour,
     call: impl FnOnce() -> hipError_t,
 ) -> hipError_t {
+    // What it stood behind before, perhaps in another stream, it no longer does.
+    events::forget(event as usize);
     let note = find(stream, flavour).and_then(|entry| {
-        Some(Note {
+        // Before the call: a command that is submitted meanwhile may stand behind the event, and so
+        // may one that is on its way to the runtime.
+        let block = entry.queue()?.slot().block;
+        let number = block.state().submitted();
+        (block.forwarded_count() == number).then_some(Note {
             key: entry.key,
             id: entry.id,
-            // Before the call: a command that is submitted meanwhile may stand behind the event.
-            number: entry.queue()?.slot().block.state().submitted(),
+            number,
         })
     });
     let result = call();
-    match note {
-        Some(note) if result == HIP_SUCCESS => events::note(event as usize, note),
-        _ => events::forget(event as usize),
+    if result == HIP_SUCCESS
+        && let Some(note) = note
+    {
+        events::note(event as usize, note);
     }
     result
 }

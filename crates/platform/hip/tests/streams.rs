@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::{collections::BTreeSet, thread};
+use std::{collections::BTreeSet, sync::atomic::Ordering::SeqCst, thread};
 
 use common::{
     Gated, Handle, Hip, INVALID_DEVICE, NON_BLOCKING, PER_THREAD, SUCCESS,
@@ -67,7 +67,7 @@ fn every_kind_of_stream_the_default_one_included_keeps_to_the_window() {
                 assert_eq!(block.waiting(), 1, "it goes on waiting");
                 let in_flight = block.forwarded_count() - before;
                 assert!((1..=WINDOW).contains(&in_flight), "{in_flight} in flight");
-                end.store(1, std::sync::atomic::Ordering::SeqCst);
+                end.store(1, SeqCst);
             });
         }
     });
@@ -312,5 +312,33 @@ fn a_wait_for_an_event_ends_a_queues_work_at_once() {
             ok!(hip, hipEventSynchronize(event => Handle));
             assert_eq!((value(place), gated.is_idle()), (number, true));
         }
+    });
+}
+
+#[test]
+fn an_event_proves_nothing_of_a_command_that_is_on_its_way_to_the_runtime() {
+    shimmed(&[LOCAL, LEVEL_1], |hip| {
+        let (gated, place, mut event) = (Gated::stream(hip, 0), hip.word(), 0);
+        let until_equal = hip.function("until_u32");
+        let values = [Address(place.as_ptr().addr()), Word(0)];
+        assert_eq!(hip.launch(0, until_equal, &values), SUCCESS);
+        hip.synchronize(0);
+        ok!(hip, hipEventCreate(&mut event => &mut Handle));
+        gated.close();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let values = [Address(place.as_ptr().addr()), Word(1)];
+                assert_eq!(hip.launch(0, until_equal, &values), SUCCESS);
+            });
+            until("the launch waits", || gated.block.waiting() == 1);
+            ok!(hip, hipEventRecord(event => Handle, 0 => Handle));
+            gated.open();
+        });
+        // The event stands before the command, which executes.
+        ok!(hip, hipEventSynchronize(event => Handle));
+        assert!(!gated.is_idle());
+        place.store(1, SeqCst);
+        hip.synchronize(0);
+        assert!(gated.is_idle());
     });
 }
