@@ -72,6 +72,7 @@ pub(crate) fn submit<T: Outcome>(
     };
     let pass = scheduled.queue.admit();
     let number = pass.number();
+    let covers_all = !event.is_null() && scheduled.is_next(number);
     let result = call();
     drop(pass);
     if result.succeeded()
@@ -79,7 +80,12 @@ pub(crate) fn submit<T: Outcome>(
         && let Some(entry) = &kept
     {
         // SAFETY: the program's place for the event, where the driver has just put it.
-        events::note(unsafe { *event } as usize, entry.note(number));
+        let event = unsafe { *event } as usize;
+        match covers_all {
+            true => events::note(event, entry.note(number)),
+            // What an event of this handle stood behind before, this one does not.
+            false => events::forget(event),
+        }
     }
     result
 }
@@ -104,8 +110,7 @@ pub(crate) fn submit_and_wait<T: Outcome>(
     };
     let pass = scheduled.queue.admit();
     let number = pass.number();
-    // Nobody else's command is on its way to the driver, so the call covers all before it.
-    let covers_all = scheduled.queue.slot().block.forwarded_count() + 1 == number;
+    let covers_all = scheduled.is_next(number);
     let result = call();
     drop(pass);
     if result.succeeded() && covers_all && scheduled.in_order {

@@ -118,7 +118,7 @@ fn what_is_in_flight_stops_at_the_next_gate() {
 #[test]
 fn where_the_driver_calls_back_late_gates_are_opened_by_whoever_looks_at_the_marks() {
     const COMMANDS: u32 = 30;
-    client_of_late_calls(&[LOCAL, LEVEL_2], |completed_by_keeper| {
+    client_of_late_calls(&[LOCAL, LEVEL_2], |late| {
         let cl = Cl::load();
         let (queue, buffer, kernel) = (cl.queue(0), cl.buffer(64), cl.kernel());
         cl.fill(queue, buffer, 0, &[]);
@@ -131,7 +131,7 @@ fn where_the_driver_calls_back_late_gates_are_opened_by_whoever_looks_at_the_mar
         cl.finish(queue);
         let expect = (0..COMMANDS * 400_000).fold(0, |word, _| after_one_round(word));
         assert_eq!(cl.read(queue, buffer, 1), [expect]);
-        assert_ne!(completed_by_keeper(), 0);
+        assert_ne!((late.completed_by_keeper)(), 0);
     });
 }
 
@@ -360,6 +360,33 @@ fn a_queue_ends_while_a_thread_waits_in_a_call_with_it() {
         assert!(!thread.is_finished(), "it waits");
         cl.complete(event.get());
         assert_eq!(thread.join().unwrap(), [7]);
+    });
+}
+
+#[test]
+fn an_event_proves_nothing_of_a_command_that_is_on_its_way_to_the_driver() {
+    extern "C" fn until_told(_: *mut c_void) {
+        until("it may end", || CALLS.load(SeqCst) == 1);
+    }
+    client_of_late_calls(&[LOCAL, LEVEL_1], |late| {
+        let cl = Cl::load();
+        let (queue, buffer) = (Shared(cl.queue(0)), cl.buffer(1));
+        cl.fill(queue.get(), buffer, 1, &[]);
+        cl.finish(queue.get());
+        assert_eq!(scheduled(queue.get()), 1);
+        until("idle", || !has_work());
+        (late.hold)(1);
+        let thread = thread::spawn(move || cl.native(queue.get(), until_told));
+        until("the thread has passed the scheduler", has_work);
+        let event = cl.fill(queue.get(), buffer, 2, &[]);
+        (late.hold)(0);
+        thread.join().unwrap();
+        // The event's command came later, and stands before the other one, which executes.
+        cl.wait(event);
+        assert!(has_work());
+        CALLS.store(1, SeqCst);
+        cl.finish(queue.get());
+        assert!(!has_work());
     });
 }
 

@@ -1,5 +1,6 @@
-/* An OpenCL that calls back about events at its next round of 100 ms, and counts the user events that a shim's keeper
- * completes. Everything else is libOpenCL.so.1's, which it is linked to. */
+/* An OpenCL that calls back about events at its next round of 100 ms, counts the user events that a shim's keeper
+ * completes, and holds native kernels before they are enqueued while it is told so. Everything else is
+ * libOpenCL.so.1's, which it is linked to. */
 #define CL_TARGET_OPENCL_VERSION 120
 #define _GNU_SOURCE
 #include <CL/cl.h>
@@ -32,6 +33,21 @@ static void *real(const char *name) {
     if (!libc)
         libc = (lookup)dlvsym(RTLD_DEFAULT, "dlsym", "GLIBC_2.2.5");
     return libc(dlopen("libOpenCL.so.1", RTLD_LAZY), name);
+}
+
+static unsigned is_holding;
+
+void late_hold(unsigned on) { __atomic_store_n(&is_holding, on, __ATOMIC_SEQ_CST); }
+
+cl_int clEnqueueNativeKernel(cl_command_queue queue, void(CL_CALLBACK *function)(void *), void *arguments, size_t bytes,
+                             cl_uint objects, const cl_mem *object_list, const void **places, cl_uint count,
+                             const cl_event *list, cl_event *event) {
+    cl_int (*enqueue)(cl_command_queue, void(CL_CALLBACK *)(void *), void *, size_t, cl_uint, const cl_mem *, const void **,
+                      cl_uint, const cl_event *, cl_event *) = real("clEnqueueNativeKernel");
+    struct timespec step = {0, 1000000};
+    while (__atomic_load_n(&is_holding, __ATOMIC_SEQ_CST))
+        nanosleep(&step, NULL);
+    return enqueue(queue, function, arguments, bytes, objects, object_list, places, count, list, event);
 }
 
 static void *call_late(void *argument) {

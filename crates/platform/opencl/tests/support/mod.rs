@@ -6,7 +6,8 @@
 use std::{
     env,
     ffi::{CString, c_char, c_void},
-    fs,
+    fs::{self, File},
+    os::fd::AsFd,
     path::{Path, PathBuf},
     process::{Command, Output},
     ptr::{null, null_mut},
@@ -17,6 +18,7 @@ use std::{
 
 use libloading::os::unix::Library;
 use tempfile::TempDir;
+use xsched_wire::segment::PeerSegment;
 
 pub(crate) type Handle = *mut c_void;
 
@@ -93,20 +95,30 @@ pub(crate) fn client_of(platforms: &[&str], environment: &[(&str, &str)], body: 
     client(&environment, body);
 }
 
-/// Runs `body` as [`client`] does, with the OpenCL of `tests/programs/late.c`, and gives it how many user events the
-/// shim's keeper has completed so far.
-pub(crate) fn client_of_late_calls(
-    environment: &[(&str, &str)],
-    body: impl FnOnce(extern "C" fn() -> u32),
-) {
+/// The OpenCL of `tests/programs/late.c`.
+pub(crate) struct Late {
+    /// How many user events the shim's keeper has completed so far.
+    pub(crate) completed_by_keeper: extern "C" fn() -> u32,
+    /// Holds native kernels before they are enqueued, or lets them go on (0).
+    pub(crate) hold: extern "C" fn(u32),
+}
+
+/// Runs `body` as [`client`] does, with that OpenCL.
+pub(crate) fn client_of_late_calls(environment: &[(&str, &str)], body: impl FnOnce(Late)) {
     const LIBRARY: &str = "XSCHED_OPENCL_LIB";
     if env::var_os(ROLE).is_some() {
         let path = env::var_os(LIBRARY).expect("the client is told");
         // SAFETY: loading it has no conditions.
         let late = Box::leak(Box::new(unsafe { Library::new(path) }.unwrap()));
         // SAFETY: a function of this type.
-        let count = *unsafe { late.get(b"late_completed_by_keeper") }.unwrap();
-        return client(environment, || body(count));
+        let completed_by_keeper = *unsafe { late.get(b"late_completed_by_keeper") }.unwrap();
+        // SAFETY: as above.
+        let hold = *unsafe { late.get(b"late_hold") }.unwrap();
+        let late = Late {
+            completed_by_keeper,
+            hold,
+        };
+        return client(environment, || body(late));
     }
     let folder = tempfile::tempdir().unwrap();
     let arguments = [
@@ -227,6 +239,19 @@ pub(crate) fn set_priority(queue: Handle, priority: i32) -> i32 {
 pub(crate) fn set_enabled(on: i32) -> i32 {
     let set: extern "C" fn(i32) -> i32 = entry("xsched_opencl_set_enabled");
     set(on)
+}
+
+/// Whether this process's first queue has work, as its scheduler sees it.
+pub(crate) fn has_work() -> bool {
+    let mut descriptors = fs::read_dir("/proc/self/fd").unwrap().flatten();
+    let segment = descriptors.find(|entry| {
+        let target = fs::read_link(entry.path()).unwrap_or_default();
+        target.to_string_lossy().starts_with("/memfd:xsched")
+    });
+    let path = segment.expect("the queue is scheduled").path();
+    let file = File::options().read(true).write(true).open(path).unwrap();
+    let segment = PeerSegment::open(file.as_fd()).unwrap();
+    segment.layout().block(0).unwrap().state().is_ready()
 }
 
 /// Waits until the scheduler runs; gives the level in force.
@@ -548,6 +573,37 @@ impl Cl {
         let result = fill(queue, buffer, &value, 4, 0, 4, count, list, &mut event);
         assert_eq!(result, SUCCESS);
         event
+    }
+
+    /// Enqueues a function of the host's.
+    pub(crate) fn native(&self, queue: Handle, function: extern "C" fn(*mut c_void)) {
+        type Enqueue = extern "C" fn(
+            Handle,
+            extern "C" fn(*mut c_void),
+            *mut c_void,
+            usize,
+            u32,
+            *const Handle,
+            *const *const c_void,
+            u32,
+            *const Handle,
+            *mut Handle,
+        ) -> i32;
+        let enqueue: Enqueue = self.symbol("clEnqueueNativeKernel");
+        let (none, size) = (null_mut(), 0);
+        let result = enqueue(
+            queue,
+            function,
+            none,
+            size,
+            0,
+            null(),
+            null(),
+            0,
+            null(),
+            none.cast(),
+        );
+        assert_eq!(result, SUCCESS);
     }
 
     /// A blocking read of a buffer's first words.
