@@ -283,11 +283,11 @@ hooks! { WAITING;
 
 // Captures, the end of streams, and what a thread says before it launches.
 hooks! { LIFE;
-    hipStreamBeginCapture / "hipStreamBeginCapture" (stream: hipStream_t, mode: i32) = streams::begin_capture;
-    hipStreamBeginCapture_spt / "hipStreamBeginCapture_spt" (stream: hipStream_t, mode: i32) = streams::begin_capture;
-    hipStreamBeginCaptureToGraph / "hipStreamBeginCaptureToGraph" (stream: hipStream_t, graph: Opaque, nodes: Opaque, edges: Opaque, count: usize, mode: i32) = streams::begin_capture;
-    hipStreamEndCapture / "hipStreamEndCapture" (stream: hipStream_t, graph: Opaque) = streams::end_capture;
-    hipStreamEndCapture_spt / "hipStreamEndCapture_spt" (stream: hipStream_t, graph: Opaque) = streams::end_capture;
+    hipStreamBeginCapture / "hipStreamBeginCapture" (stream: hipStream_t, mode: i32) = |call| streams::begin_capture(stream, Legacy, call);
+    hipStreamBeginCapture_spt / "hipStreamBeginCapture_spt" (stream: hipStream_t, mode: i32) = |call| streams::begin_capture(stream, PerThread, call);
+    hipStreamBeginCaptureToGraph / "hipStreamBeginCaptureToGraph" (stream: hipStream_t, graph: Opaque, nodes: Opaque, edges: Opaque, count: usize, mode: i32) = |call| streams::begin_capture(stream, Legacy, call);
+    hipStreamEndCapture / "hipStreamEndCapture" (stream: hipStream_t, graph: Opaque) = |call| streams::end_capture(stream, Legacy, call);
+    hipStreamEndCapture_spt / "hipStreamEndCapture_spt" (stream: hipStream_t, graph: Opaque) = |call| streams::end_capture(stream, PerThread, call);
     hipStreamDestroy / "hipStreamDestroy" (stream: hipStream_t) = |call| streams::destroy(stream, call);
     hipEventDestroy / "hipEventDestroy" (event: hipEvent_t) = |call| streams::forget(event, call);
     hipDeviceReset / "hipDeviceReset" () = streams::reset;

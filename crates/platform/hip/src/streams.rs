@@ -3,7 +3,7 @@
 use std::{
     cell::Cell,
     sync::{
-        Mutex, PoisonError,
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
 };
@@ -74,8 +74,9 @@ impl Keyed for Entry {
 static TABLE: Table<Entry> = Table::new();
 /// Streams that are being captured; while there are none, nobody asks.
 static CAPTURES: AtomicU32 = AtomicU32::new(0);
-/// Held while the runtime is asked what a capture would be spoiled by; none begins meanwhile.
-static ASKING: PerProcess<Mutex<()>> = PerProcess::new();
+/// The streams that captures began in, as often as they did. Held while the runtime is asked what a
+/// capture would be spoiled by; none begins meanwhile.
+static ORIGINS: PerProcess<Mutex<Vec<usize>>> = PerProcess::new();
 /// Held while a stream gets its queue.
 static MAKING: PerProcess<Mutex<()>> = PerProcess::new();
 
@@ -284,7 +285,7 @@ fn ask_capturing(raw: usize) -> bool {
 
 /// Asks the runtime, unless any stream of the process is being captured.
 pub(crate) fn unless_capturing<T>(ask: impl FnOnce() -> T) -> Option<T> {
-    let _asking = ASKING.get().lock().unwrap_or_else(PoisonError::into_inner);
+    let _none_begins = origins();
     (CAPTURES.load(Ordering::SeqCst) == 0).then(ask)
 }
 
@@ -343,13 +344,13 @@ fn retire(matches: impl Fn(&Entry) -> bool) {
 /// Around the end of a stream.
 pub(crate) fn destroy(stream: hipStream_t, call: impl FnOnce() -> hipError_t) -> hipError_t {
     let raw = stream as usize;
-    let captures = raw > HIP_STREAM_PER_THREAD && is_capturing(raw);
     if raw > HIP_STREAM_PER_THREAD {
         retire(|entry| entry.raw == raw);
     }
     let result = call();
-    if captures && result == HIP_SUCCESS {
-        uncount_capture(); // nobody can end this capture any more
+    if result == HIP_SUCCESS {
+        // Nobody can end a capture that began there any more.
+        uncount_capture(raw);
     }
     result
 }
@@ -521,28 +522,49 @@ pub(crate) fn reached(event: hipEvent_t, call: impl FnOnce() -> hipError_t) -> h
     result
 }
 
+fn origins() -> MutexGuard<'static, Vec<usize>> {
+    ORIGINS.get().lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Around the beginning of a capture.
-pub(crate) fn begin_capture(call: impl FnOnce() -> hipError_t) -> hipError_t {
+pub(crate) fn begin_capture(
+    stream: hipStream_t,
+    flavour: Flavour,
+    call: impl FnOnce() -> hipError_t,
+) -> hipError_t {
+    let raw = explicit(stream, flavour);
     // Counted before: the stream captures from inside the call on.
-    let asking = ASKING.get().lock().unwrap_or_else(PoisonError::into_inner);
+    let mut origins = origins();
+    origins.push(raw);
     CAPTURES.fetch_add(1, Ordering::SeqCst);
-    drop(asking);
+    drop(origins);
     let result = call();
     if result != HIP_SUCCESS {
-        uncount_capture();
+        uncount_capture(raw);
     }
     result
 }
 
-/// Around the end of a capture, which ends it also when it fails.
-pub(crate) fn end_capture(call: impl FnOnce() -> hipError_t) -> hipError_t {
+/// Around the end of a capture. One that fails may have ended it, or not: from the wrong thread, or
+/// on a stream that only takes part in it.
+pub(crate) fn end_capture(
+    stream: hipStream_t,
+    flavour: Flavour,
+    call: impl FnOnce() -> hipError_t,
+) -> hipError_t {
+    let raw = explicit(stream, flavour);
     let result = call();
-    uncount_capture();
+    if result == HIP_SUCCESS || !is_capturing(raw) {
+        uncount_capture(raw);
+    }
     result
 }
 
-fn uncount_capture() {
-    let _ = CAPTURES.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |count| {
-        count.checked_sub(1)
-    });
+/// A capture that began in this stream, if one did, is over.
+fn uncount_capture(raw: usize) {
+    let mut origins = origins();
+    if let Some(index) = origins.iter().position(|&own| own == raw) {
+        origins.swap_remove(index);
+        CAPTURES.fetch_sub(1, Ordering::SeqCst);
+    }
 }

@@ -301,6 +301,56 @@ fn a_capture_is_legal_in_every_mode_and_its_graph_is_held() {
 }
 
 #[test]
+fn a_capture_goes_on_when_its_end_fails() {
+    shimmed(&[LOCAL, LEVEL_2], |hip| {
+        let (gated, add) = (
+            Gated::stream(hip, hip.stream(NON_BLOCKING)),
+            hip.function("add_u32"),
+        );
+        let (place, member) = (hip.word(), hip.stream(NON_BLOCKING));
+        let values = [Address(place.as_ptr().addr()), Word(1)];
+        let end = |stream, graph: &mut Handle| cu!(hip, hipStreamEndCapture(stream => Handle, graph => &mut Handle));
+        let (mut graph, mut executable, mut event) = (0, 0, 0);
+        ok!(hip, hipEventCreate(&mut event => &mut Handle));
+        assert_eq!(hip.launch(gated.stream, add, &values), SUCCESS);
+        hip.synchronize(gated.stream);
+        let submitted = || gated.block.state().submitted();
+        let before = submitted();
+
+        ok!(hip, hipStreamBeginCapture(gated.stream => Handle, 0 => u32));
+        let by_another = thread::scope(|scope| {
+            let ending = scope.spawn(|| end(gated.stream, &mut 0));
+            ending.join().unwrap()
+        });
+        assert_ne!(by_another, SUCCESS);
+        assert_eq!(hip.launch(gated.stream, add, &values), SUCCESS);
+        assert_eq!(submitted(), before, "it is captured");
+        assert_eq!(end(gated.stream, &mut graph), SUCCESS);
+        ok!(hip, hipGraphInstantiate(
+            &mut executable => &mut Handle, graph => Handle, 0 => usize, 0 => usize, 0 => usize,
+        ));
+        ok!(hip, hipGraphLaunch(executable => Handle, gated.stream => Handle));
+        hip.synchronize(gated.stream);
+        assert_eq!((value(place), submitted()), (2, before + 1));
+
+        ok!(hip, hipStreamBeginCapture(gated.stream => Handle, 0 => u32));
+        ok!(hip, hipEventRecord(event => Handle, gated.stream => Handle));
+        ok!(hip, hipStreamWaitEvent(member => Handle, event => Handle, 0 => u32));
+        assert_ne!(end(member, &mut graph), SUCCESS);
+        assert_ne!(
+            hip.launch(gated.stream, add, &values),
+            SUCCESS,
+            "it is spoiled"
+        );
+        assert_eq!(submitted(), before + 1, "it is not over");
+        assert_ne!(end(gated.stream, &mut graph), SUCCESS);
+        // The agent asks again.
+        assert_eq!(hip.launch(gated.stream, add, &values), SUCCESS);
+        until("idle", || gated.is_idle());
+    });
+}
+
+#[test]
 fn a_wait_for_an_event_ends_a_queues_work_at_once() {
     shimmed(&[LOCAL], |hip| {
         let gated = Gated::stream(hip, 0);
