@@ -10,28 +10,16 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
-    time::Duration,
 };
 
-use rustix::{
-    thread::{
-        ClockId,
-        futex::{self, Wait, WaitFlags, WaitPtr, WaitvFlags},
-    },
-    time::Timespec,
-};
-use xsched_shim::{process::PerProcess, state::guarded};
+use rustix::thread::futex;
+use xsched_shim::{process::PerProcess, state::guarded, words};
 use xsched_wire::{
     ControlBlock,
     block::{GATE_BYPASS, GATE_OPEN},
 };
 
 use crate::{kfd, runtime, sys::*};
-
-/// Words that one call can wait for.
-const WORDS: usize = 128;
-/// How often gates are looked at that cannot be waited for all together.
-const STEP: Duration = Duration::from_millis(1);
 
 /// The word of one queue.
 pub(crate) struct Signal {
@@ -178,34 +166,10 @@ impl Keeper {
             let gates: Vec<_> = signals
                 .iter()
                 .filter_map(|signal| signal.mirror())
+                .map(|(block, gate)| (block.gate_address(), gate))
                 .collect();
             kfd::settle();
-            sleep(&self.word, seen, &gates);
+            words::sleep(&self.word, seen, &gates, None);
         }
     }
-}
-
-/// Sleeps until the keeper's word differs from `seen`, or a gate from what was read.
-fn sleep(own: &AtomicU32, seen: u32, gates: &[(&'static ControlBlock, u32)]) {
-    let wait = |address: *const u32, value: u32| {
-        let mut wait = Wait::new();
-        wait.val = value.into();
-        wait.uaddr = WaitPtr::new(address.cast_mut().cast());
-        wait.flags = WaitFlags::SIZE_U32; // shared: the waker is another process
-        wait
-    };
-    let mut waits = vec![wait(own.as_ptr(), seen)];
-    let gates_of = gates.iter().take(WORDS - 1);
-    waits.extend(gates_of.map(|&(block, gate)| wait(block.gate_address(), gate)));
-    if waits.len() == gates.len() + 1 {
-        let slept = futex::waitv(&waits, WaitvFlags::empty(), None, ClockId::Monotonic);
-        if slept != Err(rustix::io::Errno::NOSYS) {
-            return; // woken, or changed already: look again
-        }
-    }
-    let step = Timespec {
-        tv_sec: 0,
-        tv_nsec: STEP.subsec_nanos().into(),
-    };
-    let _ = futex::wait(own, futex::Flags::empty(), seen, Some(&step));
 }

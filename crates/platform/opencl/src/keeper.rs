@@ -18,25 +18,14 @@ use std::{
     time::Duration,
 };
 
-use rustix::{
-    thread::{
-        ClockId,
-        futex::{self, Wait, WaitFlags, WaitPtr, WaitvFlags},
-    },
-    time::{self, Timespec, clock_gettime},
-};
+use rustix::thread::futex;
 
 use crate::{
     gates::{self, Gates},
     queues,
     release::Object,
 };
-use xsched_shim::{process::PerProcess, state::guarded};
-
-/// Words that one call can wait for.
-const WORDS: usize = 128;
-/// How often gates are looked at that cannot be waited for all together.
-const STEP: Duration = Duration::from_millis(1);
+use xsched_shim::{process::PerProcess, state::guarded, words};
 
 static KEEPER: PerProcess<Keeper> = PerProcess::new();
 
@@ -169,11 +158,11 @@ impl Keeper {
         loop {
             let seen = self.word.load(Ordering::SeqCst);
             let held: Vec<_> = self.state().held.clone();
-            let mut words = Vec::new();
+            let mut closed = Vec::new();
             let mut over = Vec::new();
             for gates in &held {
                 match gates.closed_word() {
-                    Some(word) => words.push(word),
+                    Some(word) => closed.push((word, 0)),
                     None => over.push(gates),
                 }
             }
@@ -186,7 +175,7 @@ impl Keeper {
                 continue;
             }
             self.release_due();
-            sleep(&self.word, seen, &words, self.look());
+            words::sleep(&self.word, seen, &closed, self.look());
         }
     }
 
@@ -238,36 +227,6 @@ fn add(to: &mut Vec<Arc<Gates>>, gates: &Arc<Gates>) -> bool {
     is_new
 }
 
-/// Sleeps until the keeper's word differs from `seen`, a closed word opens, or so much time has passed.
-fn sleep(own: &AtomicU32, seen: u32, closed: &[*const u32], at_most: Option<Duration>) {
-    let wait = |address: *const u32, value: u32| {
-        let mut wait = Wait::new();
-        wait.val = value.into();
-        wait.uaddr = WaitPtr::new(address.cast_mut().cast());
-        wait.flags = WaitFlags::SIZE_U32; // shared: the waker is another process
-        wait
-    };
-    let mut waits = vec![wait(own.as_ptr(), seen)];
-    waits.extend(closed.iter().take(WORDS - 1).map(|&word| wait(word, 0)));
-    if waits.len() == closed.len() + 1 {
-        let until = at_most
-            .and_then(timespec)
-            .map(|time| clock_gettime(time::ClockId::Monotonic) + time);
-        let flags = WaitvFlags::empty();
-        let slept = futex::waitv(&waits, flags, until.as_ref(), ClockId::Monotonic);
-        if slept != Err(rustix::io::Errno::NOSYS) {
-            return; // woken, or changed already: look again
-        }
-    }
-    let step = (!closed.is_empty()).then_some(STEP);
-    let timeout = at_most.into_iter().chain(step).min().and_then(timespec);
-    let _ = futex::wait(own, futex::Flags::empty(), seen, timeout.as_ref());
-}
-
-fn timespec(time: Duration) -> Option<Timespec> {
-    time.try_into().ok()
-}
-
 /// Completes every gate: the driver's teardown may wait for what stands behind one.
 extern "C" fn at_exit() {
     gates::exit();
@@ -278,7 +237,7 @@ extern "C" fn at_exit() {
                 if keeper.looking.try_lock().is_ok() {
                     break;
                 }
-                std::thread::sleep(STEP);
+                std::thread::sleep(Duration::from_millis(1));
             }
         }
         for gates in queues::gates() {

@@ -3,7 +3,7 @@
 //! `state` says whether the shim acts; `process` keeps what must start afresh in a forked child;
 //! `dlsym` is the wrapped lookup, which other shims may wrap as well; `table` finds an object's
 //! entry without locks; `loaded` finds a library of the process; `events` remembers which command an
-//! event stands behind.
+//! event stands behind; `words` sleeps on several words at once.
 
 pub mod dlsym;
 pub mod events;
@@ -11,3 +11,4 @@ pub mod loaded;
 pub mod process;
 pub mod state;
 pub mod table;
+pub mod words;
