@@ -31,9 +31,11 @@ const fn terminated(text: &'static str) -> &'static CStr {
     }
 }
 
-/// Defines exported functions that run `$around` with a closure that calls the runtime.
+/// Defines exported functions that run `$around` with a closure that calls the runtime, where `$enter` says
+/// that they have anything to do.
 macro_rules! hooks {
-    ($table:ident; $($name:ident / $symbol:literal ($($arg:ident: $kind:ty),*) = $around:expr;)*) => {
+    ($table:ident; $($hooks:tt)*) => { hooks! { $table, streams::enter; $($hooks)* } };
+    ($table:ident, $enter:path; $($name:ident / $symbol:literal ($($arg:ident: $kind:ty),*) = $around:expr;)*) => {
         $(
             #[doc = concat!("Hook of `", $symbol, "`.")]
             ///
@@ -52,7 +54,7 @@ macro_rules! hooks {
                     // SAFETY: the caller's arguments, passed on untouched.
                     unsafe { real($($arg),*) }
                 };
-                if !streams::enter() {
+                if !$enter() {
                     return call();
                 }
                 let result = around(call, $around);
@@ -266,7 +268,7 @@ hooks! { BLOCKING;
     hipMemsetD32 / "hipMemsetD32" (to: Opaque, value: i32, count: usize) = |call| submit(std::ptr::null_mut(), Legacy, call);
 }
 
-// Waits, looks, and marks of the application's.
+// Waits and looks.
 hooks! { WAITING;
     hipStreamSynchronize / "hipStreamSynchronize" (stream: hipStream_t) = |call| streams::synchronize(stream, Legacy, call);
     hipStreamSynchronize_spt / "hipStreamSynchronize_spt" (stream: hipStream_t) = |call| streams::synchronize(stream, PerThread, call);
@@ -274,15 +276,19 @@ hooks! { WAITING;
     hipStreamQuery_spt / "hipStreamQuery_spt" (stream: hipStream_t) = |call| streams::synchronize(stream, PerThread, call);
     hipDeviceSynchronize / "hipDeviceSynchronize" () = streams::synchronize_device;
     hipCtxSynchronize / "hipCtxSynchronize" () = streams::synchronize_device;
-    hipEventRecord / "hipEventRecord" (event: hipEvent_t, stream: hipStream_t) = |call| streams::record(event, stream, Legacy, call);
-    hipEventRecord_spt / "hipEventRecord_spt" (event: hipEvent_t, stream: hipStream_t) = |call| streams::record(event, stream, PerThread, call);
-    hipEventRecordWithFlags / "hipEventRecordWithFlags" (event: hipEvent_t, stream: hipStream_t, flags: u32) = |call| streams::record(event, stream, Legacy, call);
     hipEventSynchronize / "hipEventSynchronize" (event: hipEvent_t) = |call| streams::reached(event, call);
     hipEventQuery / "hipEventQuery" (event: hipEvent_t) = |call| streams::reached(event, call);
 }
 
+// Marks of the application's.
+hooks! { RECORDING, streams::enter_always;
+    hipEventRecord / "hipEventRecord" (event: hipEvent_t, stream: hipStream_t) = |call| streams::record(event, stream, Legacy, call);
+    hipEventRecord_spt / "hipEventRecord_spt" (event: hipEvent_t, stream: hipStream_t) = |call| streams::record(event, stream, PerThread, call);
+    hipEventRecordWithFlags / "hipEventRecordWithFlags" (event: hipEvent_t, stream: hipStream_t, flags: u32) = |call| streams::record(event, stream, Legacy, call);
+}
+
 // Captures, the end of streams, and what a thread says before it launches.
-hooks! { LIFE;
+hooks! { LIFE, streams::enter_always;
     hipStreamBeginCapture / "hipStreamBeginCapture" (stream: hipStream_t, mode: i32) = |call| streams::begin_capture(stream, Legacy, call);
     hipStreamBeginCapture_spt / "hipStreamBeginCapture_spt" (stream: hipStream_t, mode: i32) = |call| streams::begin_capture(stream, PerThread, call);
     hipStreamBeginCaptureToGraph / "hipStreamBeginCaptureToGraph" (stream: hipStream_t, graph: Opaque, nodes: Opaque, edges: Opaque, count: usize, mode: i32) = |call| streams::begin_capture(stream, Legacy, call);
@@ -328,9 +334,17 @@ hooks! { LOOKUP;
 
 /// Every hook.
 pub(crate) fn all() -> impl Iterator<Item = &'static Hook> {
-    [SUBMITTING, BLOCKING, WAITING, LIFE, DEVICE_WIDE, LOOKUP]
-        .into_iter()
-        .flatten()
+    [
+        SUBMITTING,
+        BLOCKING,
+        WAITING,
+        RECORDING,
+        LIFE,
+        DEVICE_WIDE,
+        LOOKUP,
+    ]
+    .into_iter()
+    .flatten()
 }
 
 /// Whether programs' calls land in these hooks: not in the copy of this code in `libhalhip.so`.

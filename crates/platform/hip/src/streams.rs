@@ -88,10 +88,16 @@ thread_local! {
 /// Whether a hook that is entered now has anything to do. True: until [`leave`] it has not.
 #[inline]
 pub(crate) fn enter() -> bool {
-    state::is_active()
-        && INSIDE
-            .try_with(|inside| !inside.replace(true))
-            .unwrap_or(false)
+    state::is_active() && enter_always()
+}
+
+/// The same for a hook that also acts while commands pass unscheduled: the agent asks the runtime about the
+/// streams that it knows, and the program may have its commands scheduled again.
+#[inline]
+pub(crate) fn enter_always() -> bool {
+    INSIDE
+        .try_with(|inside| !inside.replace(true))
+        .unwrap_or(false)
 }
 
 /// Undoes [`enter`].
@@ -120,7 +126,7 @@ struct OwnDefaultStreams {
 impl Drop for OwnDefaultStreams {
     fn drop(&mut self) {
         // A forked child has none of its parent's streams.
-        if state::is_active() && self.generation == generation() {
+        if self.generation == generation() {
             let own = self.key;
             retire(|entry| entry.key & !DEVICE == own);
         }
@@ -368,7 +374,7 @@ pub(crate) fn reset(call: impl FnOnce() -> hipError_t) -> hipError_t {
 /// reads it among a scheduler's lines should know whose it is.
 pub(crate) fn set_device(device: i32, call: impl FnOnce() -> hipError_t) -> hipError_t {
     let result = call();
-    if result == HIP_ERROR_INVALID_DEVICE {
+    if result == HIP_ERROR_INVALID_DEVICE && state::is_active() {
         refused(device);
     }
     result
@@ -480,7 +486,8 @@ pub(crate) fn record(
 ) -> hipError_t {
     // What it stood behind before, perhaps in another stream, it no longer does.
     events::forget(event as usize);
-    let note = find(stream, flavour).and_then(|entry| {
+    let found = state::is_active().then(|| find(stream, flavour));
+    let note = found.flatten().and_then(|entry| {
         // Before the call: a command that is submitted meanwhile may stand behind the event, and so
         // may one that is on its way to the runtime.
         let block = entry.queue()?.slot().block;

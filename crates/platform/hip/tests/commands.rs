@@ -562,7 +562,7 @@ const BLOCKING: &[Row] = &[
 
 /// Names of the functions of a table of hooks.
 fn hooked(table: &str) -> BTreeSet<String> {
-    let part = HOOKS.split(&format!("hooks! {{ {table};")).nth(1);
+    let part = HOOKS.split(&format!("hooks! {{ {table}")).nth(1);
     let part = part.expect(table).split("\n}").next().unwrap();
     let names = part.split("/ \"").skip(1);
     let names = names.filter_map(|rest| rest.split('"').next());
@@ -759,7 +759,7 @@ const SYNCHRONIZING: &[Waiter] = &[
 
 #[test]
 fn whatever_synchronizes_turns_the_queue_idle_at_once() {
-    let table = hooked("WAITING");
+    let table = &hooked("WAITING") | &hooked("RECORDING");
     let known = |name: &String| {
         SYNCHRONIZING
             .iter()

@@ -5,7 +5,7 @@ mod common;
 use std::{
     os::unix::process::{CommandExt, ExitStatusExt},
     process::{Command, ExitStatus},
-    sync::atomic::Ordering::SeqCst,
+    sync::{atomic::Ordering::SeqCst, mpsc},
     thread,
     time::Duration,
 };
@@ -14,7 +14,7 @@ use common::{
     Gated, Handle, Hip, NON_BLOCKING, PER_THREAD, SUCCESS,
     Value::{Address, Word},
     observed, preloaded,
-    shared::{LOCAL, View, a_moment, said, text},
+    shared::{LOCAL, View, a_moment, entry, said, text, until},
     shim, shimmed, value,
 };
 
@@ -221,6 +221,69 @@ fn streams_end_while_threads_wait_for_them() {
             ok!(hip, hipStreamDestroy(last => Handle));
             end.store(1, SeqCst);
         });
+    });
+}
+
+#[test]
+fn what_ends_or_is_captured_while_commands_pass_is_known() {
+    shimmed(&[LOCAL, ("XSCHED_AUTO_XQUEUE_LEVEL", "2")], |hip| {
+        let [gated, ending, unused] =
+            [(); 3].map(|()| Gated::stream(hip, hip.stream(NON_BLOCKING)));
+        let (place, mut event, mut graph) = (hip.word(), 0, 0);
+        let [add, until_equal] = ["add_u32", "until_u32"].map(|name| hip.function(name));
+        let launch = |function, value| {
+            let values = [Address(place.as_ptr().addr()), Word(value)];
+            assert_eq!(hip.launch(gated.stream, function, &values), SUCCESS);
+        };
+        ok!(hip, hipEventCreate(&mut event => &mut Handle));
+        for (function, value) in [(add, 0), (until_equal, 0)] {
+            launch(function, value);
+            hip.synchronize(gated.stream);
+        }
+        let set_enabled: extern "C" fn(i32) -> i32 = entry("xsched_set_enabled");
+
+        // An event says nothing any more of the stream that it was recorded in before.
+        launch(until_equal, 1);
+        ok!(hip, hipEventRecord(event => Handle, gated.stream => Handle));
+        assert_eq!(set_enabled(0), 0);
+        ok!(hip, hipEventRecord(event => Handle, unused.stream => Handle));
+        assert_eq!(set_enabled(1), 0);
+        ok!(hip, hipEventSynchronize(event => Handle));
+        assert!(!gated.is_idle());
+        place.store(1, SeqCst);
+        hip.synchronize(gated.stream);
+
+        // Streams and threads end.
+        let (tell, told) = mpsc::channel();
+        let (end, ended) = mpsc::channel::<()>();
+        let of_thread = thread::scope(|scope| {
+            scope.spawn(move || {
+                tell.send(Gated::stream(hip, PER_THREAD).block).unwrap();
+                let _ = ended.recv();
+            });
+            let block = told.recv().unwrap();
+            assert_eq!(set_enabled(0), 0);
+            drop(end);
+            block
+        });
+        ok!(hip, hipStreamDestroy(ending.stream => Handle));
+        until("the thread's stream ends", || of_thread.is_bypassed());
+        assert!(ending.block.is_bypassed(), "the stream has ended");
+
+        // Captures begin, and end.
+        let submitted = || gated.block.state().submitted();
+        let before = submitted();
+        ok!(hip, hipStreamBeginCapture(gated.stream => Handle, 0 => u32));
+        assert_eq!(set_enabled(1), 0);
+        launch(add, 1);
+        assert_eq!(submitted(), before, "it is captured");
+        assert_eq!(set_enabled(0), 0);
+        ok!(hip, hipStreamEndCapture(gated.stream => Handle, &mut graph => &mut Handle));
+        assert_eq!(set_enabled(1), 0);
+        // The agent asks again.
+        launch(add, 1);
+        until("idle", || gated.is_idle());
+        assert_eq!((value(place), submitted()), (2, before + 1));
     });
 }
 
