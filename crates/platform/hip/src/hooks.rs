@@ -83,6 +83,8 @@ fn submit(stream: hipStream_t, flavour: Flavour, call: impl FnOnce() -> hipError
     };
     let pass = queue.admit();
     let result = call();
+    // Before the pass says that the runtime has the command.
+    queue.hw().follow(|| queue.level().is_some());
     drop(pass);
     result
 }

@@ -118,6 +118,14 @@ calls! {
     fn stream_wait_value = c"hipStreamWaitValue32" (stream: hipStream_t, address: Opaque, value: u32, flags: u32, mask: u32);
     /// A command that writes a word.
     fn stream_write_value = c"hipStreamWriteValue32" (stream: hipStream_t, address: Opaque, value: u32, flags: u32);
+    /// Makes an event.
+    fn event_create = c"hipEventCreateWithFlags" (place: *mut hipEvent_t, flags: u32);
+    /// A command that the event stands for.
+    fn event_record = c"hipEventRecord" (event: hipEvent_t, stream: hipStream_t);
+    /// Whether everything before that command is over.
+    fn event_query = c"hipEventQuery" (event: hipEvent_t);
+    /// Ends an event.
+    fn event_destroy = c"hipEventDestroy" (event: hipEvent_t);
     /// Flags that a stream was made with.
     fn stream_get_flags = c"hipStreamGetFlags" (stream: hipStream_t, flags: *mut u32);
     /// Whether a stream is being captured.

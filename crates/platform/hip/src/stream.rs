@@ -6,10 +6,14 @@
 
 use std::{
     ffi::{c_char, c_void},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
+use xsched_shim::process::PerProcess;
 use xsched_wire::{
     ControlBlock, Level, Share,
     segment::{Layout, SEGMENT_BYTES},
@@ -37,9 +41,60 @@ pub(crate) struct Stream {
     support: Support,
     /// What its gates wait for.
     signal: Option<Arc<Signal>>,
+    /// A thread's own default stream, which no other thread can ask about, has one.
+    last: Option<Last>,
     /// Whether the stream lives: whoever enters the runtime on our behalf holds the lock, and the end
     /// of the stream waits for them. Nothing that waits for the stream is called under it.
     alive: Mutex<bool>,
+}
+
+/// An event that stands behind the last command.
+struct Last {
+    event: usize,
+    /// Whether it does.
+    stands: AtomicBool,
+}
+
+/// Events of threads that have ended, with their devices. A thread that ends calls nothing of the
+/// runtime, whose own part of the thread may be gone: the next one takes its event.
+static SPARE: PerProcess<Mutex<Vec<(i32, usize)>>> = PerProcess::new();
+
+fn spare() -> MutexGuard<'static, Vec<(i32, usize)>> {
+    SPARE.get().lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A device is about to be reset, and its events end.
+pub(crate) fn end_spare(device: i32) {
+    let ended: Vec<_> = spare().extract_if(.., |spare| spare.0 == device).collect();
+    for (_, event) in ended {
+        // SAFETY: an event of ours, which no stream has.
+        unsafe { runtime::event_destroy(event as hipEvent_t) };
+    }
+}
+
+impl Last {
+    fn new(device: i32) -> Option<Self> {
+        let found = spare().extract_if(.., |spare| spare.0 == device).next();
+        Some(Last {
+            event: match found {
+                Some((_, event)) => event,
+                None => Self::make()?,
+            },
+            stands: AtomicBool::new(false),
+        })
+    }
+
+    fn make() -> Option<usize> {
+        let mut event = std::ptr::null_mut();
+        // SAFETY: a valid place for the result.
+        let make = || unsafe { runtime::event_create(&mut event, HIP_EVENT_DISABLE_TIMING) };
+        checked("hipEventCreateWithFlags", runtime::relaxed(make)).ok()?;
+        Some(event as usize)
+    }
+
+    fn event(&self) -> hipEvent_t {
+        self.event as hipEvent_t
+    }
 }
 
 impl Stream {
@@ -51,13 +106,36 @@ impl Stream {
             layout,
             support,
             signal,
+            last: (raw == HIP_STREAM_PER_THREAD)
+                .then(|| Last::new(device))
+                .flatten(),
             alive: Mutex::new(true),
+        }
+    }
+
+    /// To be called by the thread that has just given the stream a command: puts an event behind it where other
+    /// threads cannot ask the stream, if anybody is to know when the command is over.
+    #[inline]
+    pub(crate) fn follow(&self, is_scheduled: impl FnOnce() -> bool) {
+        if let Some(last) = &self.last {
+            let record = || {
+                // SAFETY: the calling thread's own stream, alive, and an event of ours that lasts as long.
+                let result = unsafe { runtime::event_record(last.event(), self.raw()) };
+                checked("hipEventRecord", result)
+            };
+            let stands = is_scheduled() && self.enqueue(record).is_ok();
+            last.stands.store(stands, Ordering::Release);
         }
     }
 
     /// The stream ends: no other thread enters the runtime with it from now on.
     pub(crate) fn let_go(&self) {
-        *self.alive.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        let mut alive = self.alive.lock().unwrap_or_else(PoisonError::into_inner);
+        let was_alive = std::mem::replace(&mut *alive, false);
+        drop(alive);
+        if let Some(last) = self.last.as_ref().filter(|_| was_alive) {
+            spare().push((self.device, last.event));
+        }
         if let Some(signal) = &self.signal {
             gates::let_go(signal);
         }
@@ -165,16 +243,24 @@ impl HwQueue for Stream {
     }
 
     fn is_drained(&self) -> bool {
+        let stands = |last: &&Last| last.stands.load(Ordering::Acquire);
+        let last = self.last.as_ref().filter(stands);
         // From another thread a per-thread default stream would be that thread's.
-        if self.raw == HIP_STREAM_PER_THREAD {
+        if self.raw == HIP_STREAM_PER_THREAD && last.is_none() {
             return false;
         }
         // Whoever holds the lock enqueues, or the stream has ended.
         let Some(alive) = self.alive.try_lock().ok().filter(|alive| **alive) else {
             return false;
         };
-        // SAFETY: the stream lives while the lock is held.
-        let query = || runtime::relaxed(|| unsafe { runtime::stream_query(self.raw()) });
+        let query = || {
+            runtime::relaxed(|| match last {
+                // SAFETY: the event lasts as long as the stream, which lives while the lock is held.
+                Some(last) => unsafe { runtime::event_query(last.event()) },
+                // SAFETY: as above.
+                None => unsafe { runtime::stream_query(self.raw()) },
+            })
+        };
         // During a capture even a question may be illegal.
         let ask = || streams::unless_capturing(|| self.on_device(query));
         let answer = streams::inside(ask);

@@ -365,6 +365,7 @@ pub(crate) fn destroy(stream: hipStream_t, call: impl FnOnce() -> hipError_t) ->
 pub(crate) fn reset(call: impl FnOnce() -> hipError_t) -> hipError_t {
     let device = runtime::current_device();
     retire(|entry| Some(entry.device) == device);
+    device.into_iter().for_each(stream::end_spare);
     opened(call)
 }
 

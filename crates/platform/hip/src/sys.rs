@@ -23,6 +23,7 @@ pub(crate) const HIP_STREAM_LEGACY: usize = 1;
 pub(crate) const HIP_STREAM_PER_THREAD: usize = 2;
 
 pub(crate) const HIP_STREAM_NON_BLOCKING: u32 = 1;
+pub(crate) const HIP_EVENT_DISABLE_TIMING: u32 = 2;
 
 pub(crate) const HIP_HOST_REGISTER_PORTABLE: u32 = 1;
 pub(crate) const HIP_HOST_REGISTER_MAPPED: u32 = 2;

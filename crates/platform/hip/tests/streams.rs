@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::{collections::BTreeSet, sync::atomic::Ordering::SeqCst, thread};
+use std::{collections::BTreeSet, sync::atomic::Ordering::SeqCst, thread, time::Duration};
 
 use common::{
     Gated, Handle, Hip, INVALID_DEVICE, NON_BLOCKING, PER_THREAD, SUCCESS,
@@ -361,6 +361,32 @@ fn a_wait_for_an_event_ends_a_queues_work_at_once() {
             ok!(hip, hipEventRecord(event => Handle, 0 => Handle));
             ok!(hip, hipEventSynchronize(event => Handle));
             assert_eq!((value(place), gated.is_idle()), (number, true));
+        }
+    });
+}
+
+#[test]
+fn what_a_thread_does_not_wait_for_on_its_own_default_stream_is_found_idle() {
+    fn is_found_idle(hip: &Hip) {
+        let gated = Gated::stream(hip, PER_THREAD);
+        let (place, until_equal) = (hip.word(), hip.function("until_u32"));
+        for number in 1..4 {
+            let values = [Address(place.as_ptr().addr()), Word(number)];
+            assert_eq!(hip.launch(PER_THREAD, until_equal, &values), SUCCESS);
+            // Longer than the agent goes without a look.
+            thread::sleep(Duration::from_millis(300));
+            assert!(!gated.is_idle(), "it executes");
+            place.store(number, SeqCst);
+            until("idle", || gated.is_idle());
+        }
+    }
+    shimmed(&[LOCAL], |hip| {
+        // What a thread leaves serves the next one, until the device is reset.
+        for is_reset in [false, false, true] {
+            if is_reset {
+                ok!(hip, hipDeviceReset());
+            }
+            thread::scope(|scope| scope.spawn(|| is_found_idle(hip)).join().unwrap());
         }
     });
 }
