@@ -81,10 +81,15 @@ fn submit(stream: hipStream_t, flavour: Flavour, call: impl FnOnce() -> hipError
     let Some(queue) = streams::way(stream, flavour) else {
         return call();
     };
+    let follows = queue
+        .hw()
+        .wants_follower(|| queue.begin_synchronize().is_none());
     let pass = queue.admit();
     let result = call();
-    // Before the pass says that the runtime has the command.
-    queue.hw().follow(|| queue.level().is_some());
+    if follows && queue.level().is_some() {
+        // Before the pass says that the runtime has the command.
+        queue.hw().follow();
+    }
     drop(pass);
     result
 }

@@ -8,7 +8,7 @@ use std::{
     ffi::{c_char, c_void},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
 };
@@ -48,12 +48,18 @@ pub(crate) struct Stream {
     alive: Mutex<bool>,
 }
 
-/// An event that stands behind the last command.
+/// An event that stands behind the last command, if that is one of the first after the stream was idle.
 struct Last {
     event: usize,
     /// Whether it does.
     stands: AtomicBool,
+    /// Commands that it is still to follow.
+    to_follow: AtomicU32,
 }
+
+/// Commands of a thread's own default stream, after it was idle, that an event follows: what threads leave
+/// behind without waiting for it is mostly short, and an event costs time on host and device.
+const FOLLOWED: u32 = 8;
 
 /// Events of threads that have ended, with their devices. A thread that ends calls nothing of the
 /// runtime, whose own part of the thread may be gone: the next one takes its event.
@@ -81,6 +87,7 @@ impl Last {
                 None => Self::make()?,
             },
             stands: AtomicBool::new(false),
+            to_follow: AtomicU32::new(0),
         })
     }
 
@@ -113,17 +120,30 @@ impl Stream {
         }
     }
 
-    /// To be called by the thread that has just given the stream a command: puts an event behind it where other
-    /// threads cannot ask the stream, if anybody is to know when the command is over.
+    /// To be called before the calling thread gives the stream a command: whether to [`follow`](Self::follow) it.
+    /// Only a thread's own default stream wants that, about which other threads cannot ask.
     #[inline]
-    pub(crate) fn follow(&self, is_scheduled: impl FnOnce() -> bool) {
+    pub(crate) fn wants_follower(&self, is_idle: impl FnOnce() -> bool) -> bool {
+        let Some(last) = &self.last else { return false };
+        last.stands.store(false, Ordering::Release);
+        let left = match is_idle() {
+            true => FOLLOWED,
+            false => last.to_follow.load(Ordering::Relaxed),
+        };
+        last.to_follow
+            .store(left.saturating_sub(1), Ordering::Relaxed);
+        left > 0
+    }
+
+    /// To be called by the thread that has just given the stream a command: puts the event behind it.
+    pub(crate) fn follow(&self) {
         if let Some(last) = &self.last {
             let record = || {
                 // SAFETY: the calling thread's own stream, alive, and an event of ours that lasts as long.
                 let result = unsafe { runtime::event_record(last.event(), self.raw()) };
                 checked("hipEventRecord", result)
             };
-            let stands = is_scheduled() && self.enqueue(record).is_ok();
+            let stands = self.enqueue(record).is_ok();
             last.stands.store(stands, Ordering::Release);
         }
     }
