@@ -31,6 +31,8 @@ struct State {
     outstanding: VecDeque<(u32, u64)>,
     /// Commands known to be over.
     done: u64,
+    /// What the device had stored when a wait for a mark was given up.
+    given_up_at: Option<u32>,
 }
 
 impl Marks {
@@ -54,9 +56,15 @@ impl Marks {
         reached(slot.block.completed(), mark.0)
     }
 
-    /// Waits for a mark.
+    /// Waits for a mark, unless the queue stands still where such a wait was given up before.
     pub(crate) fn wait<Q: HwQueue>(&self, mark: Mark, hw: &Q, slot: Slot) {
+        if self.state().given_up_at == Some(slot.block.completed()) {
+            return;
+        }
         hw.wait_mark(slot.block, mark.0);
+        let completed = slot.block.completed();
+        let given_up = !reached(completed, mark.0);
+        self.state().given_up_at = given_up.then_some(completed);
     }
 
     /// A synchronization covered this many commands.
