@@ -114,6 +114,16 @@ fn few_requests_are_not_judged_and_the_run_says_how_long_to_take() {
     let says = "Overall: NOT ENOUGH REQUESTS";
     assert!(ended.stdout.contains(says), "{}", ended.stdout);
 
+    // A miss needs no more: nearly all of them were slower.
+    let missed = self::bench("");
+    let impossible = SHOP.replace("30ms", "100us");
+    assert_eq!(
+        custom(&missed, &impossible, &options).code,
+        ExitCode::from(1)
+    );
+    let run = Run::read(&missed.out()).unwrap();
+    assert_eq!(run.checks[0].grade, Grade::Missed);
+
     // A quick run is not judged by what it cannot know.
     let quick = self::bench("");
     let ended = custom(&quick, SHOP, &["--duration", "1s", "--quick", "--json"]);

@@ -65,9 +65,12 @@ impl Evidence<'_> {
             let limit_ms = limit.as_secs_f64() * 1e3;
             let mut check = about("P99", format!("≤ {limit_ms}"), "ms");
             check.measured = summary.p99;
-            if bounds_p99(summary.count) {
+            let interval = summary.p99_interval;
+            // Few requests can prove a miss, and nothing else.
+            let is_missed = interval.low.is_some_and(|low| low > limit_ms);
+            if is_missed || bounds_p99(summary.count) {
                 let limit = Limit::AtMost(limit_ms);
-                check = criteria::judged(check, summary.p99, Some(summary.p99_interval), limit);
+                check = criteria::judged(check, summary.p99, Some(interval), limit);
             } else {
                 check.note = Some(self.longer(ours, task));
             }
