@@ -51,12 +51,15 @@ pub(crate) fn before_node(stream: CUstream, flavour: Flavour) {
         return;
     }
     guarded(|| {
-        let home = stream::home_of(streams::key(stream, flavour));
+        let key = streams::key(stream, flavour);
         let stream = stream::explicit(stream, flavour);
         if !is_due(stream) {
             return;
         }
-        let context = home.map_or_else(driver::current_context, |home| home.context as CUcontext);
+        let context = match stream::home_of(key) {
+            Some(home) => home.context as CUcontext,
+            None => driver::current_context(),
+        };
         let Some(address) = gate_address(context) else {
             return;
         };

@@ -4,7 +4,7 @@
 //! commands and graphs of others that have its words fail, and its end waits for their streams. So each
 //! context registers a mapping of its own; a context that has ended leaves its mapping to the next.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 
 use xsched_shim::process::PerProcess;
 use xsched_wire::segment::{Layout, OwnSegment, SEGMENT_BYTES};
@@ -22,17 +22,12 @@ struct Mapping {
 
 static MAPPINGS: PerProcess<Mutex<Vec<Mapping>>> = PerProcess::new();
 
-fn mappings() -> MutexGuard<'static, Vec<Mapping>> {
-    let mutex = MAPPINGS.get();
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// The address at which a context's device sees the segment. The error says why it does not.
 pub(crate) fn in_context(
     context: CUcontext,
     layout: &'static Layout,
 ) -> Result<CUdeviceptr, String> {
-    let mut mappings = mappings();
+    let mut mappings = MAPPINGS.lock();
     let own = |mapping: &&Mapping| mapping.context == Some(context as usize);
     if let Some(own) = mappings.iter().find(own) {
         return Ok(own.address);
@@ -76,7 +71,7 @@ pub(crate) fn in_context(
 
 /// A context has ended, and its registration with it.
 pub(crate) fn context_ended(context: usize) {
-    for mapping in mappings().iter_mut() {
+    for mapping in MAPPINGS.lock().iter_mut() {
         if mapping.context == Some(context) {
             mapping.context = None;
         }
@@ -85,7 +80,7 @@ pub(crate) fn context_ended(context: usize) {
 
 /// Whether an address that devices use lies in the segment.
 pub(crate) fn has(address: CUdeviceptr) -> bool {
-    mappings().iter().any(|mapping| {
+    MAPPINGS.lock().iter().any(|mapping| {
         let end = mapping.address + SEGMENT_BYTES as u64;
         (mapping.address..end).contains(&address)
     })

@@ -1,7 +1,7 @@
 //! Every stream that has work, and its XQueue.
 
 use std::sync::{
-    Mutex, MutexGuard, PoisonError,
+    Mutex,
     atomic::{AtomicU32, AtomicU64, Ordering},
 };
 
@@ -262,7 +262,7 @@ fn wants_mark(stream: Scheduled) -> Option<KeptQueue> {
 #[cold]
 fn create(key: Key) -> Option<&'static Entry> {
     guarded(|| {
-        let _making = MAKING.get().lock().unwrap_or_else(PoisonError::into_inner);
+        let _making = MAKING.lock();
         if get(key).is_none() {
             TABLE.insert(make(key)?);
         }
@@ -366,11 +366,6 @@ pub(crate) fn destroy_context(context: CUcontext, call: impl FnOnce() -> CUresul
 /// Contexts that were made of green ones: context, green context.
 static CONVERTED: PerProcess<Mutex<Vec<(usize, usize)>>> = PerProcess::new();
 
-fn converted() -> MutexGuard<'static, Vec<(usize, usize)>> {
-    let mutex = CONVERTED.get();
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// Around the making of a context of a green one.
 pub(crate) fn convert_green(
     place: *mut CUcontext,
@@ -381,7 +376,7 @@ pub(crate) fn convert_green(
     if result == CUDA_SUCCESS && !place.is_null() {
         // SAFETY: the driver has just written to the program's place.
         let pair = (unsafe { *place } as usize, green as usize);
-        let mut converted = converted();
+        let mut converted = CONVERTED.lock();
         if !converted.contains(&pair) {
             converted.push(pair);
         }
@@ -391,7 +386,7 @@ pub(crate) fn convert_green(
 
 /// The green context that a context was made of; 0: none.
 pub(crate) fn green_of(context: usize) -> usize {
-    let converted = CONVERTED.peek().map(|_| converted());
+    let converted = CONVERTED.peek().map(|_| CONVERTED.lock());
     let pair = converted.and_then(|pairs| pairs.iter().find(|pair| pair.0 == context).copied());
     pair.map_or(0, |(_, green)| green)
 }
@@ -401,7 +396,8 @@ pub(crate) fn destroy_green(green: CUgreenCtx, call: impl FnOnce() -> CUresult) 
     let green = green as usize;
     let result = end_home(|home| home.green == green, call);
     if result == CUDA_SUCCESS && CONVERTED.peek().is_some() {
-        let ended = converted()
+        let ended = CONVERTED
+            .lock()
             .extract_if(.., |pair| pair.1 == green)
             .collect::<Vec<_>>();
         for (context, _) in ended {
@@ -422,11 +418,6 @@ struct Primary {
 
 static PRIMARIES: PerProcess<Mutex<Vec<Primary>>> = PerProcess::new();
 
-fn primaries() -> MutexGuard<'static, Vec<Primary>> {
-    let mutex = PRIMARIES.get();
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// Around a retain of a device's primary context.
 pub(crate) fn retain_primary(
     place: *mut CUcontext,
@@ -437,7 +428,7 @@ pub(crate) fn retain_primary(
     if result == CUDA_SUCCESS && !place.is_null() {
         // SAFETY: the driver has just written to the program's place.
         let context = unsafe { *place } as usize;
-        let mut primaries = primaries();
+        let mut primaries = PRIMARIES.lock();
         match primaries.iter_mut().find(|own| own.device == device) {
             Some(own) => {
                 own.context = context;
@@ -456,7 +447,7 @@ pub(crate) fn retain_primary(
 /// Around a release of a device's primary context, which ends with the last one.
 pub(crate) fn release_primary(device: CUdevice, call: impl FnOnce() -> CUresult) -> CUresult {
     let others = {
-        let mut primaries = primaries();
+        let mut primaries = PRIMARIES.lock();
         let own = primaries.iter_mut().find(|own| own.device == device);
         own.is_some_and(|own| {
             own.retained = own.retained.saturating_sub(1);
@@ -474,7 +465,7 @@ pub(crate) fn release_primary(device: CUdevice, call: impl FnOnce() -> CUresult)
 /// context, too, comes back with its next command.
 pub(crate) fn end_primary(device: CUdevice, call: impl FnOnce() -> CUresult) -> CUresult {
     let known = {
-        let mut primaries = primaries();
+        let mut primaries = PRIMARIES.lock();
         let own = primaries.iter_mut().find(|own| own.device == device);
         own.map(|own| {
             own.retained = 0;
@@ -528,20 +519,16 @@ struct Origin {
 /// capture would be spoiled by; none begins meanwhile.
 static ORIGINS: PerProcess<Mutex<Vec<Origin>>> = PerProcess::new();
 
-fn origins() -> MutexGuard<'static, Vec<Origin>> {
-    let mutex = ORIGINS.get();
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// Asks the driver, unless any stream of the process is being captured.
 pub(crate) fn unless_capturing<T>(ask: impl FnOnce() -> T) -> Option<T> {
-    let _none_begins = origins();
+    let _none_begins = ORIGINS.lock();
     (CAPTURES.load(Ordering::SeqCst) == 0).then(ask)
 }
 
 /// Whether a capture adds to this graph of the program's own: the body of a conditional node, say.
 pub(crate) fn is_captured_to(graph: CUgraph) -> bool {
-    origins()
+    ORIGINS
+        .lock()
         .iter()
         .any(|origin| origin.graph == graph as usize)
 }
@@ -556,7 +543,7 @@ pub(crate) fn begin_capture(
     let key = key(stream, flavour);
     let home = stream::home_of(key).unwrap_or_default();
     // Counted before: the stream captures from inside the call on.
-    let mut origins = origins();
+    let mut origins = ORIGINS.lock();
     origins.push(Origin {
         key,
         home,
@@ -587,7 +574,7 @@ pub(crate) fn end_capture(
 
 /// The capture that began last in this stream, if one did, is over.
 fn end_capture_of(key: Key) {
-    let mut origins = origins();
+    let mut origins = ORIGINS.lock();
     if let Some(index) = origins.iter().rposition(|origin| origin.key == key) {
         origins.remove(index);
         CAPTURES.fetch_sub(1, Ordering::SeqCst);
@@ -599,7 +586,7 @@ fn end_captures(matches: impl Fn(&Origin) -> bool) {
     if CAPTURES.load(Ordering::SeqCst) == 0 {
         return;
     }
-    let mut origins = origins();
+    let mut origins = ORIGINS.lock();
     let before = origins.len();
     origins.retain(|origin| !matches(origin));
     let ended = (before - origins.len()) as u32;

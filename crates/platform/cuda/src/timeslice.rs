@@ -10,7 +10,7 @@ use std::{
     cell::Cell,
     ffi::{c_int, c_ulong, c_void},
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Mutex,
         atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -117,11 +117,6 @@ const LAST_LOOK: Duration = Duration::from_secs(2);
 /// A forked child has none of its parent's groups, and a lock that nobody holds.
 static GROUPS: PerProcess<Mutex<Groups>> = PerProcess::new();
 
-fn groups() -> MutexGuard<'static, Groups> {
-    let mutex = GROUPS.get();
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 thread_local! {
     /// The device whose context this thread is creating.
     static CREATING: Cell<Option<CUdevice>> = const { Cell::new(None) };
@@ -137,7 +132,7 @@ pub(crate) fn creating(device: CUdevice, call: impl FnOnce() -> CUresult) -> CUr
 
 /// Why level 3 is refused on a device; `None`: it works.
 pub(crate) fn refusal(device: CUdevice) -> Option<String> {
-    let groups = groups();
+    let groups = GROUPS.lock();
     let mut own = groups.of(device).filter(|group| group.computes).peekable();
     if own.peek().is_none() {
         return Some("no channel group of this process was seen".into());
@@ -200,7 +195,7 @@ fn any_divided(wishes: &[Wish]) -> bool {
 pub(crate) fn join(device: CUdevice, context: usize) -> StreamId {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     let stream = NEXT.fetch_add(1, Ordering::Relaxed);
-    let mut groups = groups();
+    let mut groups = GROUPS.lock();
     groups.wishes.push(Wish {
         stream,
         context,
@@ -215,14 +210,14 @@ pub(crate) fn join(device: CUdevice, context: usize) -> StreamId {
 
 /// A stream has ended.
 pub(crate) fn leave(device: CUdevice, stream: StreamId) {
-    let mut groups = groups();
+    let mut groups = GROUPS.lock();
     groups.wishes.retain(|wish| wish.stream != stream);
     let _ = groups.settle(device);
 }
 
 /// Notes what is wanted for a stream, and sets the slice of all groups on its device accordingly.
 pub(crate) fn set_share(device: CUdevice, stream: StreamId, share: Share) -> Result<(), String> {
-    let mut groups = groups();
+    let mut groups = GROUPS.lock();
     let wish = groups.wishes.iter_mut().find(|wish| wish.stream == stream);
     if let Some(wish) = wish {
         wish.share = share;
@@ -236,7 +231,7 @@ pub(crate) fn tend(device: CUdevice) {
 }
 
 fn look(device: CUdevice, now: Instant) {
-    let mut groups = groups();
+    let mut groups = GROUPS.lock();
     let waited =
         |&mut (own, since): &mut (CUdevice, Instant)| own == device && since + FIRST_LOOK <= now;
     if groups.unsettled.extract_if(.., waited).count() > 0 {
@@ -373,7 +368,7 @@ fn observe(fd: c_int, number: c_ulong, argument: *mut c_void) {
                 let parameters = alloc.parameters.cast::<[u32; 4]>();
                 // SAFETY: NV_CHANNEL_GROUP_ALLOCATION_PARAMETERS begins with four words.
                 let [_, _, _, engine] = unsafe { parameters.read_unaligned() };
-                groups().known.push(Group {
+                GROUPS.lock().known.push(Group {
                     computes: engine == ENGINE_COMPUTE,
                     fd,
                     client: alloc.root,
@@ -386,7 +381,7 @@ fn observe(fd: c_int, number: c_ulong, argument: *mut c_void) {
         NV_ESC_RM_FREE => {
             // SAFETY: the request's argument is this structure.
             let free = unsafe { argument.cast::<Free>().read_unaligned() };
-            groups().known.retain(|group| {
+            GROUPS.lock().known.retain(|group| {
                 group.client != free.root
                     || (group.object != free.object && group.client != free.object)
             });
@@ -408,7 +403,7 @@ fn observe(fd: c_int, number: c_ulong, argument: *mut c_void) {
 
 /// The driver itself has set a slice: that is the group's default, and ours goes on top.
 fn driver_set(client: u32, object: u32, slice_us: u64) {
-    let mut groups = groups();
+    let mut groups = GROUPS.lock();
     let Groups { known, changed, .. } = &mut *groups;
     let own = |group: &&mut Group| group.client == client && group.object == object;
     let Some(group) = known.iter_mut().find(own) else {
@@ -503,7 +498,7 @@ mod tests {
     #[test]
     fn a_new_stream_counts_once_its_scheduler_had_time_to_say_what_it_wants() {
         const DEVICE: CUdevice = 7;
-        let is_background = || groups().changed.iter().any(|own| own.device == DEVICE);
+        let is_background = || GROUPS.lock().changed.iter().any(|own| own.device == DEVICE);
         let first = join(DEVICE, 1);
         let now = Instant::now();
         look(DEVICE, now + LAST_LOOK);

@@ -10,7 +10,7 @@ use std::{
     collections::HashMap,
     ffi::{CStr, c_void},
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Mutex,
         atomic::{AtomicUsize, Ordering},
     },
 };
@@ -114,10 +114,6 @@ struct Submitted {
 /// A forked child has none of its parent's streams.
 static HANDLES: PerProcess<Mutex<Handles>> = PerProcess::new();
 
-fn handles() -> MutexGuard<'static, Handles> {
-    HANDLES.get().lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Handles {
     fn next(&mut self) -> Handle {
         self.last += 1;
@@ -126,11 +122,16 @@ impl Handles {
 }
 
 fn over(xq: Handle) -> Result<Over, Refusal> {
-    handles().x.get(&xq).copied().ok_or(Refusal::NotFound)
+    HANDLES.lock().x.get(&xq).copied().ok_or(Refusal::NotFound)
 }
 
 fn hardware(hwq: Handle) -> Result<Lasting, Refusal> {
-    handles().hw.get(&hwq).copied().ok_or(Refusal::NotFound)
+    HANDLES
+        .lock()
+        .hw
+        .get(&hwq)
+        .copied()
+        .ok_or(Refusal::NotFound)
 }
 
 /// Uses a queue, whose stream must not have ended.
@@ -237,7 +238,7 @@ entries! {
             return Err(Refusal::NotSupported);
         }
         let stream = Lasting::new(stream).ok_or(Refusal::NotAllowed)?;
-        let mut handles = handles();
+        let mut handles = HANDLES.lock();
         if handles.hw.values().any(|known| *known == stream) {
             return Err(Refusal::NotAllowed);
         }
@@ -247,7 +248,7 @@ entries! {
     }
     /// Gives a handle up; its XQueue has to be destroyed before.
     fn HwQueueDestroy(hwq: Handle) {
-        let mut handles = handles();
+        let mut handles = HANDLES.lock();
         if handles.x.values().any(|over| over.hw == hwq) {
             return Err(Refusal::NotAllowed);
         }
@@ -263,7 +264,7 @@ entries! {
     /// command finds the stream's device current; the thread has its own again afterwards.
     fn HwQueueLaunch(hwq: Handle, command: Handle) {
         let stream = hardware(hwq)?;
-        let submitted = handles().commands.get(&command).copied().ok_or(Refusal::NotFound)?;
+        let submitted = HANDLES.lock().commands.get(&command).copied().ok_or(Refusal::NotFound)?;
         let call: Command = Box::new(move || submitted.run(hwq));
         Ok(with(stream, |queue| queue.hw().on_device(|| queue.launch(call)))??)
     }
@@ -274,7 +275,7 @@ entries! {
     /// A command that calls back, in the thread that launches it.
     fn HwCommandCreateCallback(command: *mut Handle, callback: Option<Callback>, data: *mut c_void) {
         let callback = callback.ok_or(Refusal::InvalidValue)?;
-        let mut handles = handles();
+        let mut handles = HANDLES.lock();
         let handle = handles.next();
         give(command, handle)?;
         handles.commands.insert(handle, Submitted { callback, data: data as usize, ticket: None });
@@ -282,7 +283,7 @@ entries! {
     }
     /// Gives a command up; one that was submitted is launched all the same.
     fn HwCommandDestroy(command: Handle) {
-        handles().commands.remove(&command).map(drop).ok_or(Refusal::NotFound)
+        HANDLES.lock().commands.remove(&command).map(drop).ok_or(Refusal::NotFound)
     }
 
     /// An XQueue over a stream, with a level that it has to support.
@@ -295,7 +296,7 @@ entries! {
         }
         let level = level(number)?;
         // One lock: of several that come at once for one stream, one makes it.
-        let mut handles = handles();
+        let mut handles = HANDLES.lock();
         let stream = handles.hw.get(&hwq).copied().ok_or(Refusal::NotFound)?;
         if handles.x.values().any(|over| over.hw == hwq) {
             return Err(Refusal::NotAllowed);
@@ -309,7 +310,7 @@ entries! {
     /// a command of the queue, which cannot wait for itself, it is launched afterwards. Failures that
     /// nobody has waited for are not reported any more.
     fn XQueueDestroy(xq: Handle) {
-        let over = handles().x.remove(&xq).ok_or(Refusal::NotFound)?;
+        let over = HANDLES.lock().x.remove(&xq).ok_or(Refusal::NotFound)?;
         // A stream that has ended holds nothing.
         over.stream.with(|queue| {
             queue.resume();
@@ -319,7 +320,7 @@ entries! {
     }
     /// The XQueue over a stream.
     fn XQueueGet(xq: *mut Handle, hwq: Handle) {
-        let found = handles().x.iter().find(|(_, over)| over.hw == hwq).map(|(handle, _)| *handle);
+        let found = HANDLES.lock().x.iter().find(|(_, over)| over.hw == hwq).map(|(handle, _)| *handle);
         give(xq, found.ok_or(Refusal::NotFound)?)
     }
     /// Changes the level while running.
@@ -343,10 +344,10 @@ entries! {
     /// Gives the queue's own thread a command to launch.
     fn XQueueSubmit(xq: Handle, command: Handle) {
         let over = over(xq)?;
-        let submitted = handles().commands.get(&command).copied().ok_or(Refusal::NotFound)?;
+        let submitted = HANDLES.lock().commands.get(&command).copied().ok_or(Refusal::NotFound)?;
         let call: Command = Box::new(move || streams::inside(|| submitted.run(over.hw)));
         let ticket = with(over.stream, |queue| queue.submit(call))??;
-        let mut handles = handles();
+        let mut handles = HANDLES.lock();
         if let Some(over) = handles.x.get_mut(&xq) {
             over.last = over.last.max(Some(ticket));
         }
@@ -358,7 +359,7 @@ entries! {
     /// Waits until a command has completed.
     fn XQueueWait(xq: Handle, command: Handle) {
         let over = over(xq)?;
-        let submitted = handles().commands.get(&command).and_then(|command| command.ticket);
+        let submitted = HANDLES.lock().commands.get(&command).and_then(|command| command.ticket);
         let (on, ticket) = submitted.ok_or(Refusal::NotFound)?;
         if on != xq {
             return Err(Refusal::NotFound);

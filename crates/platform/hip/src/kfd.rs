@@ -11,7 +11,7 @@
 use std::{
     ffi::{c_int, c_ulong, c_void},
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Mutex,
         atomic::{AtomicPtr, Ordering},
     },
 };
@@ -82,13 +82,9 @@ struct Queues {
 /// A forked child has none of its parent's queues.
 static QUEUES: PerProcess<Mutex<Queues>> = PerProcess::new();
 
-fn queues() -> MutexGuard<'static, Queues> {
-    QUEUES.get().lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// Why level 3 is refused; `None`: it works.
 pub(crate) fn refusal() -> Option<String> {
-    let mut queues = queues();
+    let mut queues = QUEUES.lock();
     if queues.refused.is_some() {
         return queues.refused.clone();
     }
@@ -106,7 +102,7 @@ pub(crate) fn refusal() -> Option<String> {
 
 /// Takes the process's queues off or puts them back, as its gates say now.
 pub(crate) fn settle() {
-    let mut queues = queues();
+    let mut queues = QUEUES.lock();
     if queues.known.is_empty() {
         return;
     }
@@ -184,7 +180,12 @@ pub unsafe extern "C" fn ioctl(fd: c_int, request: c_ulong, argument: *mut c_voi
         // Before the call: nobody may name a queue that is gone.
         // SAFETY: the request's argument begins with the queue's number.
         let queue = unsafe { argument.cast::<u32>().read_unaligned() };
-        guarded(|| queues().known.retain(|known| known.wanted.queue != queue));
+        guarded(|| {
+            QUEUES
+                .lock()
+                .known
+                .retain(|known| known.wanted.queue != queue)
+        });
     }
     // SAFETY: the caller's arguments, passed on.
     let result = unsafe { real_ioctl(fd, request, argument) };
@@ -208,7 +209,7 @@ fn observe(fd: c_int, number: c_ulong, size: usize, argument: *mut c_void) {
         // SAFETY: the request's argument begins with this structure, whose size it named.
         let create = unsafe { argument.cast::<Create>().read_unaligned() };
         if COMPUTE.contains(&create.kind) {
-            let mut queues = queues();
+            let mut queues = QUEUES.lock();
             // Each runtime opens the file for itself.
             if queues.known.iter().any(|queue| queue.fd != fd) && !queues.is_said {
                 queues.is_said = true;
@@ -231,7 +232,7 @@ fn observe(fd: c_int, number: c_ulong, size: usize, argument: *mut c_void) {
     if number == UPDATE_QUEUE && size >= size_of::<Update>() {
         // SAFETY: as above.
         let update = unsafe { argument.cast::<Update>().read_unaligned() };
-        let mut queues = queues();
+        let mut queues = QUEUES.lock();
         let mut known = queues.known.iter_mut();
         if let Some(queue) = known.find(|queue| queue.wanted.queue == update.queue) {
             // The runtime's own word: the queue is as it says now.

@@ -7,7 +7,7 @@
 use std::{
     ffi::{c_char, c_void},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
@@ -65,13 +65,12 @@ const FOLLOWED: u32 = 8;
 /// runtime, whose own part of the thread may be gone: the next one takes its event.
 static SPARE: PerProcess<Mutex<Vec<(i32, usize)>>> = PerProcess::new();
 
-fn spare() -> MutexGuard<'static, Vec<(i32, usize)>> {
-    SPARE.get().lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// A device is about to be reset, and its events end.
 pub(crate) fn end_spare(device: i32) {
-    let ended: Vec<_> = spare().extract_if(.., |spare| spare.0 == device).collect();
+    let ended: Vec<_> = SPARE
+        .lock()
+        .extract_if(.., |spare| spare.0 == device)
+        .collect();
     for (_, event) in ended {
         // SAFETY: an event of ours, which no stream has.
         unsafe { runtime::event_destroy(event as hipEvent_t) };
@@ -80,7 +79,10 @@ pub(crate) fn end_spare(device: i32) {
 
 impl Last {
     fn new(device: i32) -> Option<Self> {
-        let found = spare().extract_if(.., |spare| spare.0 == device).next();
+        let found = SPARE
+            .lock()
+            .extract_if(.., |spare| spare.0 == device)
+            .next();
         Some(Last {
             event: match found {
                 Some((_, event)) => event,
@@ -154,7 +156,7 @@ impl Stream {
         let was_alive = std::mem::replace(&mut *alive, false);
         drop(alive);
         if let Some(last) = self.last.as_ref().filter(|_| was_alive) {
-            spare().push((self.device, last.event));
+            SPARE.lock().push((self.device, last.event));
         }
         if let Some(signal) = &self.signal {
             gates::let_go(signal);

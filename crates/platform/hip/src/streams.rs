@@ -3,7 +3,7 @@
 use std::{
     cell::Cell,
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Mutex,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
 };
@@ -291,7 +291,7 @@ fn ask_capturing(raw: usize) -> bool {
 
 /// Asks the runtime, unless any stream of the process is being captured.
 pub(crate) fn unless_capturing<T>(ask: impl FnOnce() -> T) -> Option<T> {
-    let _none_begins = origins();
+    let _none_begins = ORIGINS.lock();
     (CAPTURES.load(Ordering::SeqCst) == 0).then(ask)
 }
 
@@ -301,7 +301,7 @@ pub(crate) fn unless_capturing<T>(ask: impl FnOnce() -> T) -> Option<T> {
 fn create(key: Key, raw: usize) -> Option<&'static Entry> {
     static NEXT_ID: AtomicU64 = AtomicU64::new(1);
     guarded(|| {
-        let _making = MAKING.get().lock().unwrap_or_else(PoisonError::into_inner);
+        let _making = MAKING.lock();
         if let Some(entry) = get(key) {
             return Some(entry); // another thread was first
         }
@@ -530,10 +530,6 @@ pub(crate) fn reached(event: hipEvent_t, call: impl FnOnce() -> hipError_t) -> h
     result
 }
 
-fn origins() -> MutexGuard<'static, Vec<usize>> {
-    ORIGINS.get().lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// Around the beginning of a capture.
 pub(crate) fn begin_capture(
     stream: hipStream_t,
@@ -542,7 +538,7 @@ pub(crate) fn begin_capture(
 ) -> hipError_t {
     let raw = explicit(stream, flavour);
     // Counted before: the stream captures from inside the call on.
-    let mut origins = origins();
+    let mut origins = ORIGINS.lock();
     origins.push(raw);
     CAPTURES.fetch_add(1, Ordering::SeqCst);
     drop(origins);
@@ -570,7 +566,7 @@ pub(crate) fn end_capture(
 
 /// A capture that began in this stream, if one did, is over.
 fn uncount_capture(raw: usize) {
-    let mut origins = origins();
+    let mut origins = ORIGINS.lock();
     if let Some(index) = origins.iter().position(|&own| own == raw) {
         origins.swap_remove(index);
         CAPTURES.fetch_sub(1, Ordering::SeqCst);

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         mpsc::{self, RecvTimeoutError},
     },
     time::{Duration, Instant},
@@ -91,7 +91,7 @@ impl Device {
     /// device that the context has.
     pub(crate) fn trial(&self, context: Opaque) -> Trial {
         static TRIED: PerProcess<Mutex<Vec<(usize, Trial)>>> = PerProcess::new();
-        let mut tried = TRIED.get().lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tried = TRIED.lock();
         if let Some((_, known)) = tried.iter().find(|(device, _)| *device == self.whole) {
             return known.clone();
         }

@@ -49,7 +49,7 @@ pub(crate) fn of(
     has_part_only: bool,
 ) -> Result<Arc<Workers>, String> {
     static KNOWN: PerProcess<Mutex<Vec<Known>>> = PerProcess::new();
-    let mut known = KNOWN.get().lock().unwrap_or_else(PoisonError::into_inner);
+    let mut known = KNOWN.lock();
     if let Some(known) = known.iter().find(|known| known.device == device as usize) {
         return known.workers.clone();
     }

@@ -5,7 +5,7 @@
 //! child; what the parent had stays in memory, unused.
 
 use std::sync::{
-    Once,
+    Mutex, MutexGuard, Once, PoisonError,
     atomic::{AtomicPtr, AtomicU32, Ordering},
 };
 
@@ -86,6 +86,16 @@ impl<T: Default + Sync + 'static> PerProcess<T> {
         };
         // SAFETY: published, and never freed.
         unsafe { &(*winner).value }
+    }
+}
+
+impl<T: Send + 'static> PerProcess<Mutex<T>>
+where
+    Mutex<T>: Default,
+{
+    /// This process's value, locked. A panic of whoever had it locked changes nothing.
+    pub fn lock(&self) -> MutexGuard<'static, T> {
+        self.get().lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -7,7 +7,7 @@
 use std::{
     ops::Deref,
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Mutex,
         atomic::{AtomicPtr, AtomicU32, Ordering},
     },
     time::{Duration, Instant},
@@ -164,14 +164,9 @@ impl<E: Keyed> Table<E> {
         })
     }
 
-    fn lock(&self) -> MutexGuard<'static, Retired<E>> {
-        let mutex = self.writer.get();
-        mutex.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Publishes an entry, in the place of one with the same key. False: the table is full.
     pub fn insert(&self, entry: E) -> bool {
-        let mut retired = self.lock();
+        let mut retired = self.writer.lock();
         self.take(entry.key(), &mut retired);
         let free = self.probe(entry.key()).find(|place| {
             let pointer = place.load(Ordering::Relaxed);
@@ -188,7 +183,7 @@ impl<E: Keyed> Table<E> {
 
     /// Takes an entry out; it stays valid for the duration of a hook.
     pub fn remove(&self, key: E::Key) {
-        let mut retired = self.lock();
+        let mut retired = self.writer.lock();
         self.take(key, &mut retired);
         let over = retired.sweep(Instant::now());
         drop(retired);
@@ -266,7 +261,7 @@ mod tests {
             }
         }
         let freed_at = |now: Instant| {
-            let over = TABLE.lock().sweep(now);
+            let over = TABLE.writer.lock().sweep(now);
             drop(over);
             FREED.load(Ordering::Relaxed)
         };
@@ -307,7 +302,7 @@ mod tests {
         }
         assert!(TABLE.insert(Ending(1)) && TABLE.insert(Ending(2)));
         TABLE.remove(1);
-        for (since, _) in &mut TABLE.lock().0 {
+        for (since, _) in &mut TABLE.writer.lock().0 {
             *since = since.checked_sub(2 * GRACE).unwrap();
         }
         TABLE.remove(2);
