@@ -1,13 +1,10 @@
 //! What a platform provides for one hw queue (stream, command queue).
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use xsched_wire::{ControlBlock, Level, Share};
 
 use crate::spacing::Spacing;
-
-/// How long a queue reaches no mark until its window lets go.
-const STANDSTILL: Duration = Duration::from_secs(1);
 
 /// Why a hw queue did not do as told.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -81,22 +78,15 @@ pub trait HwQueue: Send + Sync + 'static {
         false
     }
 
-    /// Returns when `mark(value)` was reached, or never will be since the queue failed, or when no mark was for
-    /// a second: the queue may wait for something that the calling thread does later. A device's
+    /// Returns when `mark(value)` was reached, or never will be since the queue failed. A device's
     /// store wakes no futex, so this sleeps in steps that grow from 20 µs to 1 ms; platforms that
     /// can wait better override it.
     fn wait_mark(&self, block: &'static ControlBlock, value: u32) {
         const LONGEST: Duration = Duration::from_millis(1);
         let mut step = Duration::from_micros(20);
-        let mut last = (block.completed(), Instant::now());
         loop {
             let seen = block.completed();
             if reached(seen, value) || (step == LONGEST && self.has_failed()) {
-                return;
-            }
-            if seen != last.0 {
-                last = (seen, Instant::now());
-            } else if last.1.elapsed() >= STANDSTILL {
                 return;
             }
             block.wait_completed(seen, step);

@@ -31,8 +31,6 @@ struct State {
     outstanding: VecDeque<(u32, u64)>,
     /// Commands known to be over.
     done: u64,
-    /// What the device had stored when a wait for a mark was given up.
-    given_up_at: Option<u32>,
 }
 
 impl Marks {
@@ -56,15 +54,9 @@ impl Marks {
         reached(slot.block.completed(), mark.0)
     }
 
-    /// Waits for a mark, unless the queue stands still where such a wait was given up before.
+    /// Waits for a mark.
     pub(crate) fn wait<Q: HwQueue>(&self, mark: Mark, hw: &Q, slot: Slot) {
-        if self.state().given_up_at == Some(slot.block.completed()) {
-            return;
-        }
         hw.wait_mark(slot.block, mark.0);
-        let completed = slot.block.completed();
-        let given_up = !reached(completed, mark.0);
-        self.state().given_up_at = given_up.then_some(completed);
     }
 
     /// A synchronization covered this many commands.

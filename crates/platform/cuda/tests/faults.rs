@@ -191,28 +191,6 @@ fn a_driver_that_is_too_old_for_gates_gets_level_one() {
 }
 
 #[test]
-fn a_stream_that_waits_for_its_own_thread_lets_its_window_go() {
-    let environment = [
-        LOCAL,
-        ("XSCHED_AUTO_XQUEUE_LEVEL", "1"),
-        ("XSCHED_AUTO_XQUEUE_THRESHOLD", "2"),
-    ];
-    shimmed(&environment, |cuda| {
-        cuda.start();
-        let (stream, word, place) = (cuda.stream(NON_BLOCKING), cuda.word(), cuda.word());
-        for round in 1..=2 {
-            cuda.hold(stream, word, round);
-            for number in 1..100 {
-                write(cuda, stream, place, number);
-            }
-            word.store(round, std::sync::atomic::Ordering::SeqCst);
-            cuda.synchronize(stream);
-            assert_eq!(value(place), 99);
-        }
-    });
-}
-
-#[test]
 fn a_stream_that_fails_lets_its_window_go() {
     // A kernel that faults: whoever asks the stream is told so, and no mark behind it is reached.
     let environment = [
