@@ -202,7 +202,7 @@ impl Host {
 
     /// Sessions that have ended count until all that they left is closed.
     fn no_room_for(&self, uid: u32) -> Option<String> {
-        if self.sessions.len() + self.reaper.unfinished() >= MAX_SESSIONS {
+        if self.sessions.len() + self.reaper.unfinished(MAX_SESSIONS_OF_ONE_USER) >= MAX_SESSIONS {
             return Some(format!("the daemon serves {MAX_SESSIONS} programs already"));
         }
         let theirs = self.sessions.values().filter(|s| s.peer.uid == uid).count();

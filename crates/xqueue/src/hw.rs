@@ -53,6 +53,11 @@ pub trait HwQueue: Send + Sync + 'static {
     /// Whether everything enqueued has completed. Cheap, never waits.
     fn is_drained(&self) -> bool;
 
+    /// Whether it can be known by marks only that everything has completed.
+    fn is_told_by_marks(&self) -> bool {
+        false
+    }
+
     /// Enqueues a completion mark: when all before it has completed, `block.completed()` becomes
     /// `value`.
     fn mark(&self, block: &'static ControlBlock, value: u32) -> Result<(), HwError>;

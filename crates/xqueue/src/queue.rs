@@ -512,7 +512,11 @@ impl<Q: HwQueue> Managed for Core<Q> {
             return;
         };
         let quiet = self.polled.swap(point.number(), Ordering::Relaxed) == point.number();
-        if quiet && (self.is_known_over(point.number()) || self.hw.is_drained()) {
+        let is_over = || match self.hw.is_told_by_marks() {
+            true => self.is_known_over(point.number()),
+            false => self.hw.is_drained(),
+        };
+        if quiet && is_over() {
             // Some time after it was: no lesson for the gates.
             self.note_drained(point);
         }

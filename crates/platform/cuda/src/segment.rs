@@ -22,22 +22,20 @@ struct Mapping {
 
 static MAPPINGS: PerProcess<Mutex<Vec<Mapping>>> = PerProcess::new();
 
+/// In place of a context that is not known: the mapping is of no use to any.
+const SOMEBODY: usize = 0;
+
 /// The address at which a context's device sees the segment. The error says why it does not.
 pub(crate) fn in_context(
     context: CUcontext,
     layout: &'static Layout,
 ) -> Result<CUdeviceptr, String> {
     let mut mappings = MAPPINGS.lock();
-    let own = |mapping: &&Mapping| mapping.context == Some(context as usize);
-    if let Some(own) = mappings.iter().find(own) {
-        return Ok(own.address);
-    }
     loop {
-        let free = mappings
-            .iter()
-            .position(|mapping| mapping.context.is_none());
-        let index = free.unwrap_or(mappings.len());
-        if free.is_none() {
+        let of = |owner| mappings.iter().position(|own| own.context == owner);
+        let found = of(Some(context as usize)).or_else(|| of(None));
+        let index = found.unwrap_or(mappings.len());
+        if found.is_none() {
             let layout = match mappings.is_empty() {
                 true => layout,
                 false => OwnSegment::again(layout).map_err(|error| error.to_string())?,
@@ -48,18 +46,17 @@ pub(crate) fn in_context(
                 address: 0,
             });
         }
-        let mapped = mappings[index].layout;
-        let registered = driver::with_context(context, || driver::relaxed(|| register(mapped)));
+        let own = &mut mappings[index];
+        // Also what is registered already: the context may have ended unseen, and come again.
+        let registered = driver::with_context(context, || driver::relaxed(|| register(own.layout)));
         match registered.unwrap_or(Err(CUDA_ERROR_INVALID_CONTEXT)) {
             Ok(address) => {
-                mappings[index].context = Some(context as usize);
-                mappings[index].address = address;
+                own.context = Some(context as usize);
+                own.address = address;
                 return Ok(address);
             }
-            // Another context has it, whose end was taken for granted: a mapping of nobody's use.
-            Err(CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED) => {
-                mappings.remove(index);
-            }
+            // By a context whose end was taken for granted.
+            Err(CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED) => own.context = Some(SOMEBODY),
             Err(error) => {
                 return Err(format!(
                     "the driver refused to map the gates (error {error})"

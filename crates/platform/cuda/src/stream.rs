@@ -160,6 +160,10 @@ impl HwQueue for Stream {
         asked.flatten() == Some(CUDA_SUCCESS)
     }
 
+    fn is_told_by_marks(&self) -> bool {
+        self.is_private
+    }
+
     fn has_failed(&self) -> bool {
         // SAFETY: the program's own stream, to which the calling thread submits.
         let query = || driver::relaxed(|| unsafe { driver::stream_query(self.raw()) });

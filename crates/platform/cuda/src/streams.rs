@@ -2,7 +2,7 @@
 
 use std::sync::{
     Mutex,
-    atomic::{AtomicU32, AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
 };
 
 use xsched_agent::Agent;
@@ -259,40 +259,52 @@ fn wants_mark(stream: Scheduled) -> Option<KeptQueue> {
 
 // ---- coming ----
 
+/// The table had no room; until a stream ends nobody tries again.
+static IS_FULL: AtomicBool = AtomicBool::new(false);
+
 #[cold]
 fn create(key: Key) -> Option<&'static Entry> {
+    static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+    if IS_FULL.load(Ordering::Relaxed) {
+        return None;
+    }
     guarded(|| {
         let _making = MAKING.lock();
         if get(key).is_none() {
-            TABLE.insert(make(key)?);
+            let (home, device, queue) = match place(key) {
+                Some((home, device)) => (home, device, put_under_scheduler(key, home, device)),
+                None => (Home::default(), -1, None),
+            };
+            let is_in = TABLE.insert(Entry {
+                key,
+                id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+                generation: generation(),
+                home,
+                device,
+                is_private: queue.as_ref().is_some_and(|queue| queue.hw().is_private()),
+                queue,
+                to_mark: AtomicU32::new(0),
+            });
+            IS_FULL.store(!is_in, Ordering::Relaxed);
         }
         get(key)
     })
     .flatten()
 }
 
-fn make(key: Key) -> Option<Entry> {
-    static NEXT_ID: AtomicU64 = AtomicU64::new(1);
-    // Before there is an agent: in a forked child the driver has no stream.
+/// Where a stream lives; `None`: the driver does not say, as in a forked child.
+fn place(key: Key) -> Option<(Home, CUdevice)> {
     let home = stream::home_of(key)?;
-    let device = stream::device_of(home.context as CUcontext)?;
+    Some((home, stream::device_of(home.context as CUcontext)?))
+}
+
+fn put_under_scheduler(key: Key, home: Home, device: CUdevice) -> Option<XQueue<Stream>> {
     let agent = state::agent()?;
     let hw = Stream::new(key, home, device, agent.layout());
-    let is_private = hw.is_private();
     let queue = agent.attach(hw, &stream::device_name(device));
-    if let Err(error) = &queue {
-        state::say(&format!("a stream runs unscheduled: {error}"));
-    }
-    Some(Entry {
-        key,
-        id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
-        generation: generation(),
-        home,
-        device,
-        queue: queue.ok(),
-        is_private,
-        to_mark: AtomicU32::new(0),
-    })
+    queue
+        .map_err(|error| state::say(&format!("a stream runs unscheduled: {error}")))
+        .ok()
 }
 
 // ---- going ----
@@ -314,8 +326,9 @@ fn retire(matches: impl Fn(&Entry) -> bool) {
                 queue.hw().let_go();
                 queue.retire();
             }
-            TABLE.remove(entry.key);
+            TABLE.remove_same(entry);
         }
+        IS_FULL.store(false, Ordering::Relaxed);
     });
 }
 
@@ -361,62 +374,49 @@ pub(crate) fn destroy_context(context: CUcontext, call: impl FnOnce() -> CUresul
     result
 }
 
-// ---- green contexts ----
+// ---- primary and green contexts ----
 
-/// Contexts that were made of green ones: context, green context.
-static CONVERTED: PerProcess<Mutex<Vec<(usize, usize)>>> = PerProcess::new();
-
-/// Around the making of a context of a green one.
-pub(crate) fn convert_green(
-    place: *mut CUcontext,
-    green: CUgreenCtx,
-    call: impl FnOnce() -> CUresult,
-) -> CUresult {
-    let result = call();
-    if result == CUDA_SUCCESS && !place.is_null() {
-        // SAFETY: the driver has just written to the program's place.
-        let pair = (unsafe { *place } as usize, green as usize);
-        let mut converted = CONVERTED.lock();
-        if !converted.contains(&pair) {
-            converted.push(pair);
-        }
-    }
-    result
-}
-
-/// The green context that a context was made of; 0: none.
-pub(crate) fn green_of(context: usize) -> usize {
-    let converted = CONVERTED.peek().map(|_| CONVERTED.lock());
-    let pair = converted.and_then(|pairs| pairs.iter().find(|pair| pair.0 == context).copied());
-    pair.map_or(0, |(_, green)| green)
-}
-
-/// Around the end of a green context, which may be current in one thread only: nothing of ours uses it.
-pub(crate) fn destroy_green(green: CUgreenCtx, call: impl FnOnce() -> CUresult) -> CUresult {
-    let green = green as usize;
-    let result = end_home(|home| home.green == green, call);
-    if result == CUDA_SUCCESS && CONVERTED.peek().is_some() {
-        let ended = CONVERTED
-            .lock()
-            .extract_if(.., |pair| pair.1 == green)
-            .collect::<Vec<_>>();
-        for (context, _) in ended {
-            segment::context_ended(context);
-        }
-    }
-    result
-}
-
-// ---- primary contexts ----
-
-/// A device's primary context, as far as the program retains it.
+/// A device's primary context, as far as the program retains it, green contexts included.
 struct Primary {
     device: CUdevice,
+    /// 0: nobody has asked for it yet.
     context: usize,
     retained: u32,
 }
 
 static PRIMARIES: PerProcess<Mutex<Vec<Primary>>> = PerProcess::new();
+
+/// Counts a retain; `context`: 0 where it is not known.
+fn count_retain(device: CUdevice, context: usize) {
+    let mut primaries = PRIMARIES.lock();
+    let index = match primaries.iter().position(|own| own.device == device) {
+        Some(index) => index,
+        None => {
+            primaries.push(Primary {
+                device,
+                context: 0,
+                retained: 0,
+            });
+            primaries.len() - 1
+        }
+    };
+    let own = &mut primaries[index];
+    own.retained += 1;
+    if context != 0 {
+        own.context = context;
+    }
+}
+
+/// Counts a release. `None`: others hold the context. What was not seen to be retained ends with each release:
+/// then its streams come back with their next commands.
+fn count_release(device: CUdevice) -> Option<usize> {
+    let mut primaries = PRIMARIES.lock();
+    let Some(own) = primaries.iter_mut().find(|own| own.device == device) else {
+        return Some(0);
+    };
+    own.retained = own.retained.saturating_sub(1);
+    (own.retained == 0).then_some(own.context)
+}
 
 /// Around a retain of a device's primary context.
 pub(crate) fn retain_primary(
@@ -427,59 +427,126 @@ pub(crate) fn retain_primary(
     let result = timeslice::creating(device, call);
     if result == CUDA_SUCCESS && !place.is_null() {
         // SAFETY: the driver has just written to the program's place.
-        let context = unsafe { *place } as usize;
-        let mut primaries = PRIMARIES.lock();
-        match primaries.iter_mut().find(|own| own.device == device) {
-            Some(own) => {
-                own.context = context;
-                own.retained += 1;
-            }
-            None => primaries.push(Primary {
-                device,
-                context,
-                retained: 1,
-            }),
-        }
+        count_retain(device, unsafe { *place } as usize);
     }
     result
 }
 
 /// Around a release of a device's primary context, which ends with the last one.
 pub(crate) fn release_primary(device: CUdevice, call: impl FnOnce() -> CUresult) -> CUresult {
-    let others = {
-        let mut primaries = PRIMARIES.lock();
-        let own = primaries.iter_mut().find(|own| own.device == device);
-        own.is_some_and(|own| {
-            own.retained = own.retained.saturating_sub(1);
-            own.retained > 0
-        })
-    };
-    if others {
-        call()
-    } else {
-        end_primary(device, call)
+    match count_release(device) {
+        Some(context) => end_primary(device, context, call),
+        None => call(),
     }
 }
 
-/// Around the end of a device's primary context. A stream that lives on, since somebody unseen holds the
-/// context, too, comes back with its next command.
-pub(crate) fn end_primary(device: CUdevice, call: impl FnOnce() -> CUresult) -> CUresult {
+/// Around the reset of a device's primary context, which may be released later all the same.
+pub(crate) fn reset_primary(device: CUdevice, call: impl FnOnce() -> CUresult) -> CUresult {
     let known = {
         let mut primaries = PRIMARIES.lock();
         let own = primaries.iter_mut().find(|own| own.device == device);
-        own.map(|own| {
+        own.map_or(0, |own| {
             own.retained = 0;
             own.context
         })
     };
-    match known {
-        Some(context) => destroy_context(context as CUcontext, call),
-        None if has_scheduled() => {
-            retire(|entry| entry.device == device);
-            state::opened(call)
-        }
-        None => call(),
+    end_primary(device, known, call)
+}
+
+fn end_primary(device: CUdevice, context: usize, call: impl FnOnce() -> CUresult) -> CUresult {
+    if context != 0 {
+        return destroy_context(context as CUcontext, call);
     }
+    if has_scheduled() {
+        retire(|entry| entry.device == device);
+    }
+    state::opened(call)
+}
+
+/// A green context: it retains the primary context of its device.
+struct Green {
+    handle: usize,
+    device: CUdevice,
+    /// The context that was made of it; 0: none.
+    context: usize,
+}
+
+static GREENS: PerProcess<Mutex<Vec<Green>>> = PerProcess::new();
+
+/// Around the making of a green context.
+pub(crate) fn create_green(
+    place: *mut CUgreenCtx,
+    device: CUdevice,
+    call: impl FnOnce() -> CUresult,
+) -> CUresult {
+    let result = timeslice::creating(device, call);
+    if result == CUDA_SUCCESS && !place.is_null() {
+        // SAFETY: the driver has just written to the program's place.
+        let handle = unsafe { *place } as usize;
+        count_retain(device, 0);
+        GREENS.lock().push(Green {
+            handle,
+            device,
+            context: 0,
+        });
+    }
+    result
+}
+
+/// Around the making of a context of a green one.
+pub(crate) fn convert_green(
+    place: *mut CUcontext,
+    green: CUgreenCtx,
+    call: impl FnOnce() -> CUresult,
+) -> CUresult {
+    let result = call();
+    if result == CUDA_SUCCESS && !place.is_null() {
+        let mut greens = GREENS.lock();
+        if let Some(own) = greens.iter_mut().find(|own| own.handle == green as usize) {
+            // SAFETY: the driver has just written to the program's place.
+            own.context = unsafe { *place } as usize;
+        }
+    }
+    result
+}
+
+/// The green context that a context was made of; 0: none.
+pub(crate) fn green_of(context: usize) -> usize {
+    if GREENS.peek().is_none() {
+        return 0;
+    }
+    let greens = GREENS.lock();
+    let own = greens.iter().find(|own| own.context == context);
+    own.map_or(0, |own| own.handle)
+}
+
+/// Around the end of a green context, which may be current in one thread only: nothing of ours uses it. The
+/// primary context may end with it.
+pub(crate) fn destroy_green(green: CUgreenCtx, call: impl FnOnce() -> CUresult) -> CUresult {
+    let handle = green as usize;
+    let known = {
+        let mut greens = GREENS.lock();
+        let index = greens.iter().position(|own| own.handle == handle);
+        index.map(|index| greens.swap_remove(index))
+    };
+    let last = known.as_ref().and_then(|own| count_release(own.device));
+    // Nobody has asked for the primary context: its streams' memory is in it.
+    let of_stream = || {
+        let own = |stream: &Scheduled| stream.entry.home.green == handle;
+        let created = |stream: &Scheduled| stream.entry.key.raw > CU_STREAM_PER_THREAD;
+        let found = all().find(|stream| own(stream) && created(stream));
+        found.map_or(0, |stream| stream.entry.home.context)
+    };
+    let primary = last.map(|context| if context == 0 { of_stream() } else { context });
+    let ends = |home: Home| home.green == handle || primary == Some(home.context);
+    let result = end_home(ends, call);
+    if result == CUDA_SUCCESS {
+        let own = known.map(|own| own.context);
+        for context in own.into_iter().chain(primary).filter(|&own| own != 0) {
+            segment::context_ended(context);
+        }
+    }
+    result
 }
 
 // ---- synchronizing, capturing ----

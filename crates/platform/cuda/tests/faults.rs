@@ -115,29 +115,11 @@ fn bad_arguments_get_the_drivers_own_answers() {
     });
 }
 
-/// Offset of a symbol's entry in the `.dynsym` of a 64-bit ELF file.
-fn dynamic_symbol(file: &[u8], name: &str) -> Option<usize> {
-    let number = |at: usize, size: usize| {
-        let bytes = file[at..at + size].iter().rev();
-        bytes.fold(0_usize, |value, byte| value << 8 | usize::from(*byte))
-    };
-    let (headers, size, count) = (number(0x28, 8), number(0x3a, 2), number(0x3c, 2));
-    let mut sections = (0..count).map(|index| headers + index * size);
-    // SHT_DYNSYM; its link names the table of strings.
-    let symbols = sections.find(|&section| number(section + 4, 4) == 11)?;
-    let strings = number(headers + number(symbols + 0x28, 4) * size + 0x18, 8);
-    let (start, length) = (number(symbols + 0x18, 8), number(symbols + 0x20, 8));
-    (start..start + length).step_by(24).find(|&symbol| {
-        let text = &file[strings + number(symbol, 4)..];
-        text.starts_with(name.as_bytes()) && text[name.len()] == 0
-    })
-}
-
 /// A folder with a driver that lacks these symbols, as one before their time does.
 fn driver_without(names: &[&str], folder: &Path) {
     let mut library = fs::read(driver_folder().join("libcuda.so.1")).unwrap();
     for name in names {
-        let symbol = dynamic_symbol(&library, name).unwrap_or_else(|| panic!("no {name}"));
+        let symbol = common::dynamic_symbol(&library, name).unwrap_or_else(|| panic!("no {name}"));
         // Binding (upper half of the fifth byte) local: lookups from outside do not see it.
         library[symbol + 4] &= 0x0f;
     }

@@ -155,6 +155,40 @@ fn a_green_context_ends_behind_a_closed_gate() {
 }
 
 #[test]
+fn a_primary_context_ends_with_the_green_one_that_held_it() {
+    shimmed(&[LOCAL], |cuda| {
+        retain_primary(cuda);
+        let (gated, _) = held(cuda);
+        let green = green(cuda);
+        ok!(cuda, cuDevicePrimaryCtxRelease_v2(0 => i32));
+        common::a_moment();
+        assert!(!gated.block.is_open(), "the green one holds it");
+        ok!(cuda, cuGreenCtxDestroy(green => Handle));
+        assert!(gated.block.is_bypassed(), "nothing holds it any more");
+    });
+}
+
+#[test]
+fn a_context_whose_end_was_not_seen_costs_the_next_one_nothing() {
+    shimmed(&[LOCAL], |cuda| {
+        retain_primary(cuda);
+        let (first, _) = held(cuda);
+        let mut context = 0;
+        let retain: extern "C" fn(&mut Handle, i32) -> i32 =
+            common::unseen(cuda, "cuDevicePrimaryCtxRetain");
+        assert_eq!(retain(&mut context, 0), SUCCESS);
+        ok!(cuda, cuDevicePrimaryCtxRelease_v2(0 => i32));
+        assert!(first.block.is_bypassed(), "taken for its end");
+        cuda.context(0);
+        held(cuda);
+        assert_eq!(level(), 3);
+        ok!(cuda, cuCtxSetCurrent(context => Handle));
+        held(cuda);
+        assert_eq!(level(), 3);
+    });
+}
+
+#[test]
 fn green_contexts_come_and_go_without_end() {
     common::shimmed_saying(None, &[LOCAL], |cuda| {
         cuda.start();

@@ -129,6 +129,7 @@ impl Drop for OwnDefaultStreams {
         if self.generation == generation() {
             let own = self.key;
             retire(|entry| entry.key & !DEVICE == own);
+            uncount_capture(|origin| origin & !DEVICE == own);
         }
     }
 }
@@ -340,7 +341,7 @@ fn retire(matches: impl Fn(&Entry) -> bool) {
                 queue.hw().let_go();
                 queue.retire();
             }
-            TABLE.remove(entry.key);
+            TABLE.remove_same(entry);
         }
         // What was held by the streams that are gone must not stay off the device.
         kfd::settle();
@@ -356,7 +357,7 @@ pub(crate) fn destroy(stream: hipStream_t, call: impl FnOnce() -> hipError_t) ->
     let result = call();
     if result == HIP_SUCCESS {
         // Nobody can end a capture that began there any more.
-        uncount_capture(raw);
+        uncount_capture(|own| own == raw);
     }
     result
 }
@@ -536,15 +537,15 @@ pub(crate) fn begin_capture(
     flavour: Flavour,
     call: impl FnOnce() -> hipError_t,
 ) -> hipError_t {
-    let raw = explicit(stream, flavour);
+    let origin = origin(explicit(stream, flavour));
     // Counted before: the stream captures from inside the call on.
     let mut origins = ORIGINS.lock();
-    origins.push(raw);
+    origins.push(origin);
     CAPTURES.fetch_add(1, Ordering::SeqCst);
     drop(origins);
     let result = call();
     if result != HIP_SUCCESS {
-        uncount_capture(raw);
+        uncount_capture(|own| own == origin);
     }
     result
 }
@@ -559,15 +560,21 @@ pub(crate) fn end_capture(
     let raw = explicit(stream, flavour);
     let result = call();
     if result == HIP_SUCCESS || !is_capturing(raw) {
-        uncount_capture(raw);
+        let origin = origin(raw);
+        uncount_capture(|own| own == origin);
     }
     result
 }
 
-/// A capture that began in this stream, if one did, is over.
-fn uncount_capture(raw: usize) {
+/// What names a stream that captures: the handle of a thread's own one means another in each.
+fn origin(raw: usize) -> usize {
+    key(raw).map_or(raw, |key| key.0)
+}
+
+/// A capture that began in a stream like this, if one did, is over.
+fn uncount_capture(is_it: impl Fn(usize) -> bool) {
     let mut origins = ORIGINS.lock();
-    if let Some(index) = origins.iter().position(|&own| own == raw) {
+    if let Some(index) = origins.iter().position(|&own| is_it(own)) {
         origins.swap_remove(index);
         CAPTURES.fetch_sub(1, Ordering::SeqCst);
     }

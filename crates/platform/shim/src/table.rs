@@ -183,8 +183,19 @@ impl<E: Keyed> Table<E> {
 
     /// Takes an entry out; it stays valid for the duration of a hook.
     pub fn remove(&self, key: E::Key) {
+        self.remove_if(key, |_| true);
+    }
+
+    /// Takes this entry out, and none that has come in its place meanwhile.
+    pub fn remove_same(&self, entry: &'static E) {
+        self.remove_if(entry.key(), |other| std::ptr::eq(other, entry));
+    }
+
+    fn remove_if(&self, key: E::Key, is_meant: impl Fn(&E) -> bool) {
         let mut retired = self.writer.lock();
-        self.take(key, &mut retired);
+        if self.get(key).is_some_and(is_meant) {
+            self.take(key, &mut retired);
+        }
         let over = retired.sweep(Instant::now());
         drop(retired);
         drop(over);
