@@ -21,7 +21,7 @@ use xsched_wire::{ControlBlock, Level, Share, segment::Layout};
 use xsched_xqueue::{HwError, HwQueue, Spacing, Support, XQueue};
 
 use crate::{
-    driver, segment,
+    captures, driver, segment,
     state::{self, guarded},
     stream,
     streams::{self, Flavour},
@@ -90,7 +90,7 @@ fn is_due(stream: CUstream) -> bool {
     let mut nodes = 0;
     // SAFETY: the graph of a capture in progress may be looked at; only the number is asked for.
     let result = unsafe { driver::graph_get_nodes(graph, ptr::null_mut(), &mut nodes) };
-    result == CUDA_SUCCESS && nodes % EVERY == EVERY - 1 && !streams::is_captured_to(graph)
+    result == CUDA_SUCCESS && nodes % EVERY == EVERY - 1 && !captures::adds_to(graph)
 }
 
 /// Where a context's device sees the gate of graphs there; `None`: they are not stopped.

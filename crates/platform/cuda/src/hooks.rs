@@ -9,6 +9,7 @@ use std::ffi::{CStr, c_void};
 use xsched_xqueue::Pass;
 
 use crate::{
+    captures, contexts,
     driver::Function,
     events, graphs,
     state::context_wide,
@@ -233,22 +234,22 @@ hooks! { WAITING;
 }
 
 hooks! { LIFE;
-    cuStreamBeginCapture / c"cuStreamBeginCapture" (stream: CUstream) = |call| streams::begin_capture(std::ptr::null_mut(), stream, Legacy, call);
-    cuStreamBeginCapture_ptsz / c"cuStreamBeginCapture_ptsz" (stream: CUstream) = |call| streams::begin_capture(std::ptr::null_mut(), stream, PerThread, call);
-    cuStreamBeginCapture_v2 / c"cuStreamBeginCapture_v2" (stream: CUstream, mode: i32) = |call| streams::begin_capture(std::ptr::null_mut(), stream, Legacy, call);
-    cuStreamBeginCapture_v2_ptsz / c"cuStreamBeginCapture_v2_ptsz" (stream: CUstream, mode: i32) = |call| streams::begin_capture(std::ptr::null_mut(), stream, PerThread, call);
-    cuStreamBeginCaptureToGraph / c"cuStreamBeginCaptureToGraph" (stream: CUstream, graph: CUgraph, nodes: Opaque, edges: Opaque, count: usize, mode: i32) = |call| streams::begin_capture(graph, stream, Legacy, call);
-    cuStreamBeginCaptureToGraph_ptsz / c"cuStreamBeginCaptureToGraph_ptsz" (stream: CUstream, graph: CUgraph, nodes: Opaque, edges: Opaque, count: usize, mode: i32) = |call| streams::begin_capture(graph, stream, PerThread, call);
-    cuStreamEndCapture / c"cuStreamEndCapture" (stream: CUstream, graph: *mut CUgraph) = |call| streams::end_capture(stream, Legacy, call);
-    cuStreamEndCapture_ptsz / c"cuStreamEndCapture_ptsz" (stream: CUstream, graph: *mut CUgraph) = |call| streams::end_capture(stream, PerThread, call);
+    cuStreamBeginCapture / c"cuStreamBeginCapture" (stream: CUstream) = |call| captures::begin(std::ptr::null_mut(), stream, Legacy, call);
+    cuStreamBeginCapture_ptsz / c"cuStreamBeginCapture_ptsz" (stream: CUstream) = |call| captures::begin(std::ptr::null_mut(), stream, PerThread, call);
+    cuStreamBeginCapture_v2 / c"cuStreamBeginCapture_v2" (stream: CUstream, mode: i32) = |call| captures::begin(std::ptr::null_mut(), stream, Legacy, call);
+    cuStreamBeginCapture_v2_ptsz / c"cuStreamBeginCapture_v2_ptsz" (stream: CUstream, mode: i32) = |call| captures::begin(std::ptr::null_mut(), stream, PerThread, call);
+    cuStreamBeginCaptureToGraph / c"cuStreamBeginCaptureToGraph" (stream: CUstream, graph: CUgraph, nodes: Opaque, edges: Opaque, count: usize, mode: i32) = |call| captures::begin(graph, stream, Legacy, call);
+    cuStreamBeginCaptureToGraph_ptsz / c"cuStreamBeginCaptureToGraph_ptsz" (stream: CUstream, graph: CUgraph, nodes: Opaque, edges: Opaque, count: usize, mode: i32) = |call| captures::begin(graph, stream, PerThread, call);
+    cuStreamEndCapture / c"cuStreamEndCapture" (stream: CUstream, graph: *mut CUgraph) = |call| captures::end(stream, Legacy, call);
+    cuStreamEndCapture_ptsz / c"cuStreamEndCapture_ptsz" (stream: CUstream, graph: *mut CUgraph) = |call| captures::end(stream, PerThread, call);
     cuStreamDestroy_v2 / c"cuStreamDestroy_v2" (stream: CUstream) = |call| streams::destroy(stream, call);
-    cuCtxDestroy_v2 / c"cuCtxDestroy_v2" (context: CUcontext) = |call| streams::destroy_context(context, call);
-    cuDevicePrimaryCtxReset_v2 / c"cuDevicePrimaryCtxReset_v2" (device: CUdevice) = |call| streams::reset_primary(device, call);
-    cuDevicePrimaryCtxRelease_v2 / c"cuDevicePrimaryCtxRelease_v2" (device: CUdevice) = |call| streams::release_primary(device, call);
-    cuDevicePrimaryCtxRetain / c"cuDevicePrimaryCtxRetain" (place: *mut CUcontext, device: CUdevice) = |call| streams::retain_primary(place, device, call);
-    cuGreenCtxCreate / c"cuGreenCtxCreate" (place: *mut CUgreenCtx, resources: Opaque, device: CUdevice, flags: u32) = |call| streams::create_green(place, device, call);
-    cuCtxFromGreenCtx / c"cuCtxFromGreenCtx" (place: *mut CUcontext, green: CUgreenCtx) = |call| streams::convert_green(place, green, call);
-    cuGreenCtxDestroy / c"cuGreenCtxDestroy" (green: CUgreenCtx) = |call| streams::destroy_green(green, call);
+    cuCtxDestroy_v2 / c"cuCtxDestroy_v2" (context: CUcontext) = |call| contexts::destroy_context(context, call);
+    cuDevicePrimaryCtxReset_v2 / c"cuDevicePrimaryCtxReset_v2" (device: CUdevice) = |call| contexts::reset_primary(device, call);
+    cuDevicePrimaryCtxRelease_v2 / c"cuDevicePrimaryCtxRelease_v2" (device: CUdevice) = |call| contexts::release_primary(device, call);
+    cuDevicePrimaryCtxRetain / c"cuDevicePrimaryCtxRetain" (place: *mut CUcontext, device: CUdevice) = |call| contexts::retain_primary(place, device, call);
+    cuGreenCtxCreate / c"cuGreenCtxCreate" (place: *mut CUgreenCtx, resources: Opaque, device: CUdevice, flags: u32) = |call| contexts::create_green(place, device, call);
+    cuCtxFromGreenCtx / c"cuCtxFromGreenCtx" (place: *mut CUcontext, green: CUgreenCtx) = |call| contexts::convert_green(place, green, call);
+    cuGreenCtxDestroy / c"cuGreenCtxDestroy" (green: CUgreenCtx) = |call| contexts::destroy_green(green, call);
     cuCtxCreate_v2 / c"cuCtxCreate_v2" (place: Opaque, flags: u32, device: CUdevice) = |call| timeslice::creating(device, call);
     cuCtxCreate_v3 / c"cuCtxCreate_v3" (place: Opaque, params: Opaque, count: i32, flags: u32, device: CUdevice) = |call| timeslice::creating(device, call);
     cuCtxCreate_v4 / c"cuCtxCreate_v4" (place: Opaque, params: Opaque, flags: u32, device: CUdevice) = |call| timeslice::creating(device, call);

@@ -9,8 +9,8 @@ use xsched_wire::{ControlBlock, Level, Share, segment::Layout};
 use xsched_xqueue::{HwError, HwQueue, Spacing, Support};
 
 use crate::{
-    driver, segment,
-    streams::{self, Flavour, Key},
+    captures, contexts, driver, segment,
+    streams::{Flavour, Key},
     sys::*,
     timeslice::{self, StreamId},
 };
@@ -156,7 +156,8 @@ impl HwQueue for Stream {
         // SAFETY: the stream lives while the lock is held.
         let query = || driver::relaxed(|| unsafe { driver::stream_query(self.raw()) });
         // During a capture even a question may be illegal.
-        let asked = streams::unless_capturing(|| driver::with_context(context as CUcontext, query));
+        let asked =
+            captures::unless_capturing(|| driver::with_context(context as CUcontext, query));
         asked.flatten() == Some(CUDA_SUCCESS)
     }
 
@@ -167,7 +168,7 @@ impl HwQueue for Stream {
     fn has_failed(&self) -> bool {
         // SAFETY: the program's own stream, to which the calling thread submits.
         let query = || driver::relaxed(|| unsafe { driver::stream_query(self.raw()) });
-        let answer = streams::unless_capturing(query).unwrap_or(CUDA_ERROR_NOT_READY);
+        let answer = captures::unless_capturing(query).unwrap_or(CUDA_ERROR_NOT_READY);
         answer != CUDA_SUCCESS && answer != CUDA_ERROR_NOT_READY
     }
 
@@ -241,7 +242,7 @@ impl Home {
     fn of_default(context: usize) -> Option<Self> {
         (context != 0).then(|| Home {
             context,
-            green: streams::green_of(context),
+            green: contexts::green_of(context),
         })
     }
 }
