@@ -5,8 +5,11 @@ where PoCL makes an OpenCL device of the CPU (Debian: python3-pyopencl, pocl-ope
 import sys
 import time
 
-import numpy
-import pyopencl as cl
+try:
+    import numpy
+    import pyopencl as cl
+except ModuleNotFoundError as error:
+    sys.exit(f"busy.py: {sys.executable} has no {error.name}: on Debian install python3-pyopencl and pocl-opencl-icd")
 
 SOURCE = """
 __kernel void work(__global uint *words) {
@@ -24,8 +27,8 @@ end = time.monotonic() + float(sys.argv[1] if len(sys.argv) > 1 else "inf")
 while time.monotonic() < end:
     begin, kernels = time.monotonic(), 0
     while time.monotonic() < min(begin + 1, end):
-        for _ in range(10):
+        for _ in range(4):
             work(queue, (256,), (64,), words)
         queue.finish()
-        kernels += 10
+        kernels += 4
     print(f"{kernels / (time.monotonic() - begin):.0f} kernels/s", flush=True)

@@ -107,9 +107,9 @@ fn progress_text(name: &str, progress: &Progress, duration: Duration) -> String 
         .map(|(task, count)| format!("{task} {count}"))
         .collect();
     format!(
-        "{name}: {} of {} s; {}",
+        "{name}: {} of {:.0} s; {}",
         elapsed.as_secs(),
-        duration.as_secs_f64(),
+        duration.as_secs_f64().ceil(),
         done.join(", ")
     )
 }

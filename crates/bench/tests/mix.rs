@@ -101,6 +101,23 @@ fn a_whole_run_is_judged_and_leaves_a_record() {
 }
 
 #[test]
+fn a_command_that_there_is_not_is_one_line_and_leaves_nothing() {
+    for program in ["no-such-program", "./no/such/program"] {
+        let bench = self::bench("");
+        let text = SHOP.replace(
+            "model = \"resnet50\"",
+            &format!("command = [\"{program}\", \"--once\"]"),
+        );
+        let ended = custom(&bench, &text, &[]);
+        assert_eq!(ended.code, ExitCode::from(2), "{}", ended.stderr);
+        let says = format!("task job: there is no program {program}");
+        assert!(ended.stderr.contains(&says), "{}", ended.stderr);
+        assert_eq!(ended.stderr.trim_end().lines().count(), 1);
+        assert!(!bench.out().exists());
+    }
+}
+
+#[test]
 fn few_requests_are_not_judged_and_the_run_says_how_long_to_take() {
     let bench = self::bench("");
     let options = ["--duration", "1s", "--rounds", "1", "--peer", "none"];

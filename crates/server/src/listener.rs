@@ -150,14 +150,16 @@ fn lock(socket: &Path) -> Result<File> {
         Err(Errno::WOULDBLOCK) => {
             let mut owner = String::new();
             let _ = (&file).take(32).read_to_string(&mut owner);
-            bail!(
-                "another daemon{} serves {}: stop it or choose another socket",
-                match owner.trim().parse::<u32>() {
-                    Ok(pid) => format!(" (pid {pid})"),
-                    Err(_) => String::new(),
-                },
-                socket.display(),
-            );
+            let socket = socket.display();
+            match owner.trim().parse::<u32>() {
+                Ok(pid) => bail!(
+                    "another daemon (pid {pid}) serves {socket}: end it (`kill {pid}`), or choose another socket \
+                     (--socket)"
+                ),
+                Err(_) => bail!(
+                    "another daemon serves {socket}: end it, or choose another socket (--socket)"
+                ),
+            }
         }
         Err(error) => {
             return Err(error).with_context(|| format!("cannot lock {}", path.display()));

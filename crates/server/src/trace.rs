@@ -19,6 +19,10 @@ use std::{
     thread::JoinHandle,
 };
 
+use rustix::{
+    fs::{FlockOperation, flock},
+    io::Errno,
+};
 use xsched_sched::{Action, Engine, Event, EventError, HwShare, Nanos, Policy, QueueId};
 
 use crate::{BadOption, scheduler::now};
@@ -129,12 +133,18 @@ impl Target {
             }
             opened => opened.map(|file| (file, true)),
         };
+        let shown = path.display();
         let (file, created) = opened.map_err(|error| {
-            let path = path.display();
             BadOption(format!(
-                "trace {path} cannot be written ({error}): name a file in a directory of yours"
+                "trace {shown} cannot be written ({error}): name a file in a directory of yours"
             ))
         })?;
+        // For as long as it is open; a pipe or a file system that knows no locks is nobody's.
+        if flock(&file, FlockOperation::NonBlockingLockExclusive) == Err(Errno::WOULDBLOCK) {
+            return Err(BadOption(format!(
+                "trace {shown} is being written by another daemon: name another file"
+            )));
+        }
         Ok(Target {
             file,
             path,

@@ -181,6 +181,25 @@ fn an_unwritable_trace_is_refused_before_anything_starts() {
 }
 
 #[test]
+fn a_trace_that_another_daemon_writes_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let bind = |socket: &str| {
+        let mut options = options(&dir.path().join(socket));
+        options.trace = Some(TraceOptions {
+            file: dir.path().join("trace.json"),
+            limit: 1 << 20,
+        });
+        Daemon::bind(options)
+    };
+    let first = bind("one.sock").unwrap();
+    let error = bind("two.sock").err().expect("refused");
+    let line = format!("{error:#}");
+    assert!(line.contains("written by another daemon"), "{line}");
+    drop(first);
+    bind("two.sock").unwrap();
+}
+
+#[test]
 fn a_daemon_that_is_refused_leaves_trace_files_alone() {
     let daemon = TestDaemon::start();
     let file = daemon.dir.path().join("trace.json");

@@ -4,6 +4,7 @@
 //! it has.
 
 use std::io::Write;
+use std::path::Path;
 use std::time::Duration;
 
 use super::judge::{Evidence, Samples};
@@ -43,12 +44,33 @@ pub(crate) fn run(
         if let (Some(model), Err(why)) = (&task.model, check_model(&mix, task)) {
             return Err(UsageError(format!("model {model}: {why}")).into());
         }
+        if let Some(program) = task
+            .command
+            .iter()
+            .flatten()
+            .next()
+            .filter(|name| !is_found(name))
+        {
+            return Err(UsageError(format!(
+                "task {}: there is no program {program}: check its name, the current directory and PATH",
+                task.name
+            ))
+            .into());
+        }
     }
     let (peers, left_out) = options.peers(mix.device)?;
     let store = Store::open(options.out.as_deref(), None, &stamp())?;
     let mut runner = Runner::new(mix, options, peers, store, context);
     runner.run.notes.extend(left_out);
     runner.run_all(options, context)
+}
+
+/// Whether there is a program of this name, as a shell would find it.
+fn is_found(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    program.contains('/') && Path::new(program).is_file()
+        || !program.contains('/')
+            && std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
 }
 
 fn check_model(mix: &Mix, task: &Task) -> Result<(), String> {

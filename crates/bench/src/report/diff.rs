@@ -172,8 +172,14 @@ fn notes(a: &RunReport, b: &RunReport) -> Vec<String> {
         let same = right.tasks.iter().find(|other| other.name == task.name);
         if let Some(same) = same.filter(|same| same.arrival != task.arrival) {
             notes.push(format!(
-                "{}: other arrivals, {} and {}; nothing of it is compared.",
-                task.name, task.arrival, same.arrival
+                "{}: other arrivals, {} and {}; nothing of it is compared: give both runs the same rate{}.",
+                task.name,
+                task.arrival,
+                same.arrival,
+                match left.manifest.scenario.as_str() {
+                    "dual-model" => " (--rate)",
+                    _ => "",
+                }
             ));
         }
     }
@@ -409,7 +415,8 @@ mod tests {
         assert!(difference.changes.iter().all(|change| change.task == "low"));
         let notes = difference.notes.join(" ");
         assert!(
-            notes.contains("other arrivals") && notes.contains("second is incomplete"),
+            notes.contains("give both runs the same rate")
+                && notes.contains("second is incomplete"),
             "{notes}"
         );
     }

@@ -4,6 +4,7 @@ use std::fmt::Display;
 
 use xsched_agent::Agent;
 use xsched_cpu::CpuQueue;
+use xsched_wire::env::{Scheduler, Settings};
 use xsched_xqueue::XQueue;
 
 use super::{Failure, WorkerArgs, Workload};
@@ -16,6 +17,18 @@ pub(super) struct CpuWorkload {
     scores: Scores,
     queue: XQueue<CpuQueue>,
     agent: Agent,
+}
+
+/// The environment's; a test of this file joins no daemon that its user runs.
+fn settings() -> Settings {
+    let settings = Settings::from_env();
+    match cfg!(test) {
+        true => Settings {
+            scheduler: Scheduler::Off,
+            ..settings
+        },
+        false => settings,
+    }
 }
 
 impl CpuWorkload {
@@ -32,7 +45,7 @@ impl CpuWorkload {
                 .map_err(Failure::other)?
                 .get(),
         };
-        let agent = Agent::from_env().map_err(Failure::device)?;
+        let agent = Agent::from_settings(settings).map_err(Failure::device)?;
         let hardware = CpuQueue::new(threads).map_err(Failure::device)?;
         let queue = agent
             .attach(hardware, xsched_cpu::DEVICE)

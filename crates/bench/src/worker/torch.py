@@ -527,10 +527,22 @@ def build_whisper(torch, options):
 # --- What goes wrong, and the shim. ---
 
 
+def check_driver():
+    """Without a driver PyTorch is no remedy."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError as error:
+        raise Failure(
+            "usage",
+            f"no NVIDIA driver ({one_line(error)}): install one; `xsched doctor --platform cuda` tries it",
+        ) from None
+
+
 def import_torch():
     try:
         import torch
     except ModuleNotFoundError as error:
+        check_driver()
         if error.name != "torch":
             raise Failure(
                 "usage", f"PyTorch cannot be loaded ({one_line(error)}): {INSTALL}"

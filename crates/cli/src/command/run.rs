@@ -57,6 +57,14 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     match Settings::from_env().scheduler {
         Scheduler::Off => {}
         Scheduler::Local(_) | Scheduler::Application => {
+            if let (Some(policy), None) = (env::POLICY.get(), env::SCHEDULER.get()) {
+                failure::say(&format!(
+                    "{}={policy}: the program is scheduled inside itself, without the daemon: unset it, or set {}=LCL to \
+                     say so",
+                    env::POLICY.name,
+                    env::SCHEDULER.name
+                ));
+            }
             prepare(&mut command, args)?;
             command.envs(env::cuda_connections());
         }
