@@ -91,6 +91,8 @@ pub struct Context {
     pub stderr: Box<dyn Write + Send>,
     /// Progress may be drawn on the terminal.
     pub interactive: bool,
+    /// Whether to note in the record what other programs took of the machine's processors.
+    pub watches_others: bool,
     /// How long each step of a phase may take.
     pub limits: Limits,
     /// Ctrl-C.
@@ -111,6 +113,7 @@ impl Context {
             stdout: Box::new(Patient(std::io::stdout())),
             stderr: Box::new(Patient(std::io::stderr())),
             interactive: std::io::stderr().is_terminal(),
+            watches_others: true,
             limits: Limits::default(),
             interrupt: Interrupt::on_signals()?,
         })

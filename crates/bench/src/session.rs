@@ -16,6 +16,7 @@ use crate::mix::peers::Peer;
 use crate::phase::{Failure, Limits, Measurement, PhaseFailure, Progress, run_phase};
 use crate::store::Store;
 use crate::task::{PhaseSpec, Scheduling, TaskSpec};
+use crate::usage::Load;
 
 /// What is the same in every phase of a run.
 #[derive(Debug, Clone, PartialEq)]
@@ -42,6 +43,9 @@ pub struct Session {
     pub trace: bool,
     /// File with the trace of the latest scheduled phase, in the output directory; to be taken.
     pub trace_file: Option<String>,
+    /// What else the machine did during phases; to be taken.
+    pub notes: Vec<String>,
+    watches_others: bool,
     settings: Settings,
     launcher: Launcher,
     limits: Limits,
@@ -107,6 +111,8 @@ impl Session {
             files: Vec::new(),
             trace: false,
             trace_file: None,
+            notes: Vec::new(),
+            watches_others: context.watches_others,
             settings,
             launcher,
             limits,
@@ -222,18 +228,27 @@ impl Session {
             seed: self.settings.seed,
             warmup: self.settings.warmup,
         };
+        let before = Load::now().filter(|_| self.watches_others);
         let mut progress = self.console.phase(name, duration);
         let mut show = |state: &Progress| {
             watch(state);
             progress.update(state);
         };
-        run_phase(
+        let outcome = run_phase(
             &phase,
             &self.launcher,
             &self.limits,
             &self.interrupt,
             &mut show,
-        )
+        );
+        drop(progress);
+        let others = before.and_then(|before| Load::now()?.others_since(&before));
+        if let Some(others) = others {
+            let note = format!("{name}: {others}");
+            self.console.line(&format!("      {note}"));
+            self.notes.push(note);
+        }
+        outcome
     }
 
     fn run_with_daemon(

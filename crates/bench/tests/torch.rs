@@ -1,6 +1,9 @@
 //! The torch worker from its command line to its last report, with the machine's python3 and stand-ins
 //! for torch and torchvision.
 
+#[path = "../../platform/standin/tests/support/mod.rs"]
+mod standin;
+
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -46,6 +49,16 @@ impl Worker {
     }
 
     fn fault(mut self, fault: &str) -> Worker {
+        // Without torch and a driver, which would be found before the machine's.
+        let fault = if fault == "no-driver" {
+            std::fs::write(self.dir.path().join("libcuda.so.1"), "none").unwrap();
+            self.command.env("LD_LIBRARY_PATH", self.dir.path());
+            "missing"
+        } else {
+            self.command
+                .env("LD_LIBRARY_PATH", standin::driver_folder());
+            fault
+        };
         self.command.env("FAKE_TORCH", fault);
         self
     }
@@ -253,6 +266,12 @@ fn failures_name_their_kind_and_a_remedy() {
     let usage = ErrorKind::Usage;
     let model = "--model resnet18";
     check("missing", model, usage, &["pip install torch torchvision"]);
+    check(
+        "no-driver",
+        model,
+        usage,
+        &["no NVIDIA driver (", "xsched doctor"],
+    );
     check("broken", model, usage, &["libcudnn.so.9", "pip install"]);
     check("cpu-build", model, usage, &["without CUDA", "install"]);
     check("no-gpu", model, usage, &["finds no GPU", "nvidia-smi"]);

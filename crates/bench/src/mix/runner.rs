@@ -478,6 +478,7 @@ impl Runner {
             samples_file: samples_file(name),
             trace_file: self.session.trace_file.take(),
         });
+        self.run.notes.append(&mut self.session.notes);
         self.keep()?;
         Ok(())
     }

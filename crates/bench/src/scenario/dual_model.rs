@@ -493,6 +493,7 @@ impl<'a> Experiment<'a> {
         self.run.failure = Some(run::Failure::unfinished(&format!(
             "after {samples}, round {round}"
         )));
+        self.record.notes.append(&mut self.session.notes);
         self.run.notes.clone_from(&self.record.notes);
         self.session.keep(run::FILE, &self.run)
     }

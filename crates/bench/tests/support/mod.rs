@@ -120,6 +120,7 @@ impl Bench {
             stdout: Box::new(stdout.clone()),
             stderr: Box::new(stderr.clone()),
             interactive: false,
+            watches_others: false,
             limits: self.limits,
             interrupt: self.interrupt.clone(),
         }
