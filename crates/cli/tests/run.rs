@@ -230,6 +230,28 @@ fn the_off_switch_leaves_everything_as_it_is() {
 }
 
 #[test]
+fn hints_that_the_policy_does_not_heed_are_said() {
+    let daemon = Daemon::start();
+    let said = |args: &[&str]| {
+        let mut command = daemon.xsched();
+        command.arg("run").args(args).args(["--", "true"]);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let said = String::from_utf8(output.stderr).unwrap();
+        said.lines()
+            .find(|line| line.contains("does not heed"))
+            .map(str::to_owned)
+    };
+    let line = said(&["--utilization", "30", "--weight", "5", "--priority", "high"]).unwrap();
+    assert!(
+        line.starts_with("xsched: policy hpf does not heed utilization, weight: "),
+        "{line}"
+    );
+    assert_eq!(said(&["--priority", "high"]), None);
+    assert_eq!(said(&[]), None);
+}
+
+#[test]
 fn a_local_scheduler_needs_no_daemon() {
     let home = Home::new();
     let mut command = home.xsched();

@@ -202,6 +202,11 @@ fn laxity(text: &str) -> Option<Laxity> {
 }
 
 impl Hint {
+    /// Whether it says that nothing is to run, or that it may again: every policy heeds that.
+    pub fn is_about_running(&self) -> bool {
+        matches!(self, Hint::Priority(priority) if !priority.runs() || *priority == Priority::NORMAL)
+    }
+
     /// What it is about.
     pub const fn kind(&self) -> HintKind {
         match self {

@@ -6,8 +6,8 @@ use std::collections::HashMap;
 
 use tracing::info;
 use xsched_sched::{
-    EventError, GroupId, GroupStatus, Hint, Hints, HwShare, Nanos, Policy, Priority, ProcessId,
-    Target, policy,
+    EventError, GroupId, GroupStatus, Hint, Hints, HwShare, Nanos, Policy, ProcessId, Target,
+    policy,
 };
 
 use crate::{
@@ -172,7 +172,7 @@ impl Host {
         let kind = hint.kind();
         let heeds = |about: &policy::About| about.hints.contains(&kind);
         let own = policy::about(name).ok().filter(|about| !heeds(about));
-        let Some(about) = own.filter(|_| !is_about_running(hint)) else {
+        let Some(about) = own.filter(|_| !hint.is_about_running()) else {
             return Ok(());
         };
         let list = |names: Vec<&str>| match names.is_empty() {
@@ -248,11 +248,6 @@ impl Host {
         info!(uid = actor.uid, policy = name, "policy changed");
         Ok(name)
     }
-}
-
-/// "Do not run", or normal again.
-fn is_about_running(hint: Hint) -> bool {
-    matches!(hint, Hint::Priority(priority) if !priority.runs() || priority == Priority::NORMAL)
 }
 
 fn milliseconds(ns: Nanos) -> f64 {

@@ -4,12 +4,16 @@ use std::{
     ffi::OsString,
     io,
     os::unix::process::CommandExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, ExitCode},
     time::Duration,
 };
 
 use anyhow::Context;
+use xsched_server::{
+    Client,
+    api::{self, Policies, PolicyEntry},
+};
 use xsched_wire::{
     LevelChoice,
     env::{self, Scheduler, Settings},
@@ -70,7 +74,9 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         }
         Scheduler::Global => {
             prepare(&mut command, args)?;
-            command.env(env::SOCKET.name, scheduler(args.exit_when_unused)?);
+            let socket = scheduler(args.exit_when_unused)?;
+            say_unheeded(&socket, &args.hints);
+            command.env(env::SOCKET.name, socket);
         }
     }
     let error = command.exec();
@@ -103,6 +109,33 @@ fn scheduler(unused: Duration) -> anyhow::Result<PathBuf> {
         failure::say(&format!("the program runs unscheduled: {error:#}"));
         xsched_wire::endpoint::user_socket()
     }))
+}
+
+/// Says which hints the daemon's policy does not heed. They are given all the same: the policy may change.
+fn say_unheeded(socket: &Path, hints: &HintFlags) {
+    let unheeded = |policy: &PolicyEntry| {
+        let names = hints.iter().filter(|hint| !hint.is_about_running());
+        let names = names.map(|hint| hint.kind().name());
+        let unheeded = names.filter(|name| !policy.hints.iter().any(|heeded| heeded == name));
+        unheeded.collect::<Vec<_>>()
+    };
+    if hints.iter().next().is_none() {
+        return;
+    }
+    let policies = Client::connect(socket).and_then(|daemon| daemon.get(api::path::POLICIES));
+    let Ok(Policies { policies }) = policies else {
+        return;
+    };
+    let in_force = policies.iter().find(|policy| policy.active);
+    if let Some((policy, names)) = in_force.map(|policy| (policy, unheeded(policy)))
+        && !names.is_empty()
+    {
+        failure::say(&format!(
+            "policy {} does not heed {}: `xsched policy --list` shows what each heeds, `xsched policy NAME` changes it",
+            policy.name,
+            names.join(", ")
+        ));
+    }
 }
 
 /// The environment that does not depend on a daemon.
