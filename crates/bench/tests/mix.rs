@@ -118,6 +118,22 @@ fn a_command_that_there_is_not_is_one_line_and_leaves_nothing() {
 }
 
 #[test]
+fn a_hint_that_the_policy_does_not_heed_is_noted() {
+    let notes = |hints: &str| {
+        let bench = self::bench("");
+        let text = SHOP.replace("{ priority = \"high\" }", hints);
+        custom(&bench, &text, &["--duration", "1s", "--quick"]);
+        Run::read(&bench.out()).unwrap().notes.join(" ")
+    };
+    let noted = notes("{ priority = \"high\", deadline = \"20ms\" }");
+    assert!(
+        noted.contains("search: policy hpf does not heed deadline"),
+        "{noted}"
+    );
+    assert!(!notes("{ priority = \"high\" }").contains("heed"));
+}
+
+#[test]
 fn few_requests_are_not_judged_and_the_run_says_how_long_to_take() {
     let bench = self::bench("");
     let options = ["--duration", "1s", "--rounds", "1", "--peer", "none"];

@@ -7,6 +7,8 @@ use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
+use xsched_sched::policy;
+
 use super::judge::{Evidence, Samples};
 use super::options::MixOptions;
 use super::peers::Peer;
@@ -44,13 +46,8 @@ pub(crate) fn run(
         if let (Some(model), Err(why)) = (&task.model, check_model(&mix, task)) {
             return Err(UsageError(format!("model {model}: {why}")).into());
         }
-        if let Some(program) = task
-            .command
-            .iter()
-            .flatten()
-            .next()
-            .filter(|name| !is_found(name))
-        {
+        let program = task.command.iter().flatten().next();
+        if let Some(program) = program.filter(|name| !is_found(name)) {
             return Err(UsageError(format!(
                 "task {}: there is no program {program}: check its name, the current directory and PATH",
                 task.name
@@ -60,9 +57,31 @@ pub(crate) fn run(
     }
     let (peers, left_out) = options.peers(mix.device)?;
     let store = Store::open(options.out.as_deref(), None, &stamp())?;
+    let unheeded = unheeded(&mix);
     let mut runner = Runner::new(mix, options, peers, store, context);
     runner.run.notes.extend(left_out);
+    unheeded.into_iter().for_each(|note| runner.note(note));
     runner.run_all(options, context)
+}
+
+/// Hints of tasks that the policy does not heed, a line a task.
+fn unheeded(mix: &Mix) -> Vec<String> {
+    let Ok(policy) = policy::about(&mix.policy) else {
+        return Vec::new();
+    };
+    let line = |task: &Task| {
+        let hints = task.hints.iter().filter(|hint| !hint.is_about_running());
+        let kinds = hints.map(|hint| hint.kind());
+        let unheeded: Vec<&str> = kinds
+            .filter(|kind| !policy.hints.contains(kind))
+            .map(|kind| kind.name())
+            .collect();
+        (!unheeded.is_empty()).then(|| {
+            let (task, policy, unheeded) = (&task.name, &mix.policy, unheeded.join(", "));
+            format!("{task}: policy {policy} does not heed {unheeded} (`policy` in the file chooses another).")
+        })
+    };
+    mix.tasks.iter().filter_map(line).collect()
 }
 
 /// Whether there is a program of this name, as a shell would find it.
