@@ -23,7 +23,10 @@ impl Usage {
         let folder = format!("/proc/{}", pid.as_raw_nonzero());
         let status = std::fs::read_to_string(format!("{folder}/status")).ok()?;
         Some(Usage {
-            cpu_s: cpu_s(&std::fs::read_to_string(format!("{folder}/stat")).ok()?)?,
+            cpu_s: times_s(
+                &std::fs::read_to_string(format!("{folder}/stat")).ok()?,
+                OWN,
+            )?,
             resident_kib: resident_kib(&status)?,
         })
     }
@@ -49,7 +52,10 @@ impl Load {
         let machine = std::fs::read_to_string("/proc/stat").ok()?;
         Some(Load {
             busy_s: busy_s(&machine)?,
-            own_s: own_s(&std::fs::read_to_string("/proc/self/stat").ok()?)?,
+            own_s: times_s(
+                &std::fs::read_to_string("/proc/self/stat").ok()?,
+                WITH_ENDED,
+            )?,
             at: Instant::now(),
             processors: machine
                 .lines()
@@ -82,15 +88,6 @@ fn busy_s(stat: &str) -> Option<f64> {
     Some(seconds(busy))
 }
 
-/// User and system time of a process, and of its descendants that were waited for: the 14th to 17th fields.
-fn own_s(stat: &str) -> Option<f64> {
-    let fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11).take(4);
-    let ticks: Option<Vec<u64>> = fields.map(|word| word.parse().ok()).collect();
-    Some(seconds(
-        ticks.filter(|ticks| ticks.len() == 4)?.iter().sum(),
-    ))
-}
-
 fn seconds(ticks: u64) -> f64 {
     ticks as f64 / rustix::param::clock_ticks_per_second() as f64
 }
@@ -103,7 +100,7 @@ pub(crate) fn agent_cpu_s(pid: Pid) -> Option<f64> {
         .ok()?
         .filter_map(|thread| std::fs::read_to_string(thread.ok()?.path().join("stat")).ok())
         .filter(|stat| thread_name(stat).is_some_and(|name| AGENT_THREADS.contains(&name)))
-        .filter_map(|stat| cpu_s(&stat))
+        .filter_map(|stat| times_s(&stat, OWN))
         .reduce(|sum, seconds| sum + seconds)
 }
 
@@ -112,11 +109,16 @@ fn thread_name(stat: &str) -> Option<&str> {
     Some(stat.split_once('(')?.1.rsplit_once(')')?.0)
 }
 
-/// User and system time of a `stat` file: its 14th and 15th fields, in ticks.
-fn cpu_s(stat: &str) -> Option<f64> {
-    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
-    let mut ticks = || fields.next()?.parse::<u64>().ok();
-    Some(seconds(ticks()? + ticks()?))
+/// User and system time of a `stat` file, from its 14th field on; then those of descendants that were waited for.
+const OWN: usize = 2;
+const WITH_ENDED: usize = 4;
+
+/// The sum of so many of these fields, in ticks there.
+fn times_s(stat: &str, fields: usize) -> Option<f64> {
+    let times = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+    let ticks: Option<Vec<u64>> = times.take(fields).map(|word| word.parse().ok()).collect();
+    let ticks = ticks.filter(|ticks| ticks.len() == fields)?;
+    Some(seconds(ticks.iter().sum()))
 }
 
 fn resident_kib(status: &str) -> Option<u64> {
@@ -135,8 +137,8 @@ mod tests {
         let stat = "7 (a) b (c) S 1 7 7 0 -1 0 9 0 0 0 250 50 0 0 20 0 1 0 5 6 7";
         assert_eq!(thread_name(stat), Some("a) b (c"));
         let per_second = rustix::param::clock_ticks_per_second() as f64;
-        assert_eq!(cpu_s(stat), Some(300.0 / per_second));
-        assert_eq!(cpu_s("7 (a) S 1"), None);
+        assert_eq!(times_s(stat, OWN), Some(300.0 / per_second));
+        assert_eq!(times_s("7 (a) S 1", OWN), None);
         assert_eq!(resident_kib("Name:\tx\nVmRSS:\t  123 kB\n"), Some(123));
     }
 
@@ -147,7 +149,7 @@ mod tests {
         assert_eq!(busy_s(stat), Some(63.0 * tick));
         assert_eq!(busy_s("cpu 1 2 4\n"), None);
         let own = "7 (a) S 1 7 7 0 -1 0 9 0 0 0 1 2 4 8 20 0";
-        assert_eq!(own_s(own), Some(15.0 * tick));
+        assert_eq!(times_s(own, WITH_ENDED), Some(15.0 * tick));
         let at = Instant::now();
         let look = |busy_s, own_s, seconds| Load {
             busy_s,

@@ -170,16 +170,15 @@ impl Host {
     fn heeded(&self, hint: Hint) -> Result<(), Refusal> {
         let name = self.engine.policy_name();
         let kind = hint.kind();
-        let heeds = |about: &policy::About| about.hints.contains(&kind);
-        let own = policy::about(name).ok().filter(|about| !heeds(about));
-        let Some(about) = own.filter(|_| !hint.is_about_running()) else {
+        let own = policy::about(name).ok();
+        let Some(about) = own.filter(|about| !about.heeds(hint)) else {
             return Ok(());
         };
         let list = |names: Vec<&str>| match names.is_empty() {
             true => "no hints".to_owned(),
             false => names.join(", "),
         };
-        let others = policy::POLICIES.iter().filter(|about| heeds(about));
+        let others = policy::POLICIES.iter().filter(|about| about.heeds(hint));
         Err(Refusal::NotForPolicy(format!(
             "policy {name} does not heed {kind}: it heeds {}; {kind} ({}) is for {}",
             list(about.hints.iter().map(|kind| kind.name()).collect()),

@@ -86,7 +86,8 @@ pub(crate) fn chosen(
     Ok((peers, notes))
 }
 
-fn find(program: &str) -> Option<PathBuf> {
+/// A program in PATH.
+pub(super) fn find(program: &str) -> Option<PathBuf> {
     std::env::split_paths(&std::env::var_os("PATH")?)
         .map(|folder| folder.join(program))
         .find(|path| path.is_file())

@@ -11,7 +11,7 @@ use xsched_sched::policy;
 
 use super::judge::{Evidence, Samples};
 use super::options::MixOptions;
-use super::peers::Peer;
+use super::peers::{self, Peer};
 use super::{Arrival, Mix, Task};
 use crate::console::Console;
 use crate::manifest::{self, Manifest, stamp, timestamp, without_folders};
@@ -70,12 +70,8 @@ fn unheeded(mix: &Mix) -> Vec<String> {
         return Vec::new();
     };
     let line = |task: &Task| {
-        let hints = task.hints.iter().filter(|hint| !hint.is_about_running());
-        let kinds = hints.map(|hint| hint.kind());
-        let unheeded: Vec<&str> = kinds
-            .filter(|kind| !policy.hints.contains(kind))
-            .map(|kind| kind.name())
-            .collect();
+        let hints = task.hints.iter().filter(|hint| !policy.heeds(*hint));
+        let unheeded: Vec<&str> = hints.map(|hint| hint.kind().name()).collect();
         (!unheeded.is_empty()).then(|| {
             let (task, policy, unheeded) = (&task.name, &mix.policy, unheeded.join(", "));
             format!("{task}: policy {policy} does not heed {unheeded} (`policy` in the file chooses another).")
@@ -86,10 +82,10 @@ fn unheeded(mix: &Mix) -> Vec<String> {
 
 /// Whether there is a program of this name, as a shell would find it.
 fn is_found(program: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    program.contains('/') && Path::new(program).is_file()
-        || !program.contains('/')
-            && std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
+    match program.contains('/') {
+        true => Path::new(program).is_file(),
+        false => peers::find(program).is_some(),
+    }
 }
 
 fn check_model(mix: &Mix, task: &Task) -> Result<(), String> {

@@ -44,7 +44,7 @@ use crate::{
     ids::{DeviceId, GroupId, Nanos},
     registry::{Group, Slab},
 };
-use xsched_hint::HintKind;
+use xsched_hint::{Hint, HintKind};
 
 /// The rule by which the groups of a device are chosen. It suspends nothing itself: the engine compares its decision
 /// with what stands and acts on the differences.
@@ -75,6 +75,13 @@ pub struct About {
     pub remembers: bool,
     /// Makes one with its defaults.
     pub make: fn() -> Box<dyn Policy>,
+}
+
+impl About {
+    /// Whether a hint has a meaning to it.
+    pub fn heeds(&self, hint: Hint) -> bool {
+        self.hints.contains(&hint.kind()) || hint.is_about_running()
+    }
 }
 
 /// The policies that users can choose, the default first.
