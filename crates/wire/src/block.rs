@@ -185,6 +185,14 @@ impl ControlBlock {
         self.state().submitted().saturating_sub(forwarded)
     }
 
+    /// The number of the last command, if the driver has them all. To be taken before an event is recorded: then
+    /// the event stands behind that command.
+    pub fn last_forwarded(&self) -> Option<u64> {
+        let submitted = self.state().submitted();
+        // Loaded after `state`, as in `drain_point`.
+        (self.forwarded_count() == submitted).then_some(submitted)
+    }
+
     /// To be taken before a synchronization; `None` if the queue is idle already, or a command
     /// is on its way to the driver, so that a synchronization would prove nothing.
     pub fn drain_point(&self) -> Option<DrainPoint> {

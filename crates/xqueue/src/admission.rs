@@ -48,6 +48,13 @@ impl Pass {
     pub fn number(&self) -> u64 {
         self.number
     }
+
+    /// To be asked before the driver has the command: whether nobody else's is on its way there, so that this
+    /// one, when it is over, covers all before it.
+    #[inline]
+    pub fn covers_all(&self) -> bool {
+        self.slot.block.forwarded_count() + 1 == self.number
+    }
 }
 
 impl Drop for Pass {

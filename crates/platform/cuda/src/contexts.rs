@@ -3,28 +3,32 @@
 //! A primary context ends with its last release; a green context, a part of a device, retains it. What is
 //! not seen is taken for the end: then streams that live on come back with their next commands.
 
-use std::sync::Mutex;
+use std::{collections::BTreeMap, sync::Mutex};
 
 use xsched_shim::process::PerProcess;
 
 use crate::{
-    captures, segment, state,
+    captures::CAPTURES,
+    segment, state,
     stream::Home,
-    streams::{Scheduled, all, has_scheduled, retire},
+    streams::{Entry, Scheduled, all, has_scheduled, retire},
     sys::*,
     timeslice,
 };
 
+/// Around the end of streams.
+fn ending(matches: impl Fn(&Entry) -> bool, call: impl FnOnce() -> CUresult) -> CUresult {
+    if has_scheduled() {
+        retire(matches);
+    }
+    state::opened(call)
+}
+
 /// Around the end of what streams live in.
 fn end_home(is_there: impl Fn(Home) -> bool, call: impl FnOnce() -> CUresult) -> CUresult {
-    let result = if has_scheduled() {
-        retire(|entry| is_there(entry.home));
-        state::opened(call)
-    } else {
-        call()
-    };
+    let result = ending(|entry| is_there(entry.home), call);
     if result == CUDA_SUCCESS {
-        captures::end_all(|origin| is_there(origin.home));
+        CAPTURES.end_all(|origin| is_there(origin.home));
     }
     result
 }
@@ -39,30 +43,20 @@ pub(crate) fn destroy_context(context: CUcontext, call: impl FnOnce() -> CUresul
 }
 
 /// A device's primary context, as far as the program retains it, green contexts included.
+#[derive(Default)]
 struct Primary {
-    device: CUdevice,
     /// 0: nobody has asked for it yet.
     context: usize,
     retained: u32,
 }
 
-static PRIMARIES: PerProcess<Mutex<Vec<Primary>>> = PerProcess::new();
+/// By device.
+static PRIMARIES: PerProcess<Mutex<BTreeMap<CUdevice, Primary>>> = PerProcess::new();
 
 /// Counts a retain; `context`: 0 where it is not known.
 fn count_retain(device: CUdevice, context: usize) {
     let mut primaries = PRIMARIES.lock();
-    let index = match primaries.iter().position(|own| own.device == device) {
-        Some(index) => index,
-        None => {
-            primaries.push(Primary {
-                device,
-                context: 0,
-                retained: 0,
-            });
-            primaries.len() - 1
-        }
-    };
-    let own = &mut primaries[index];
+    let own = primaries.entry(device).or_default();
     own.retained += 1;
     if context != 0 {
         own.context = context;
@@ -73,9 +67,7 @@ fn count_retain(device: CUdevice, context: usize) {
 /// then its streams come back with their next commands.
 fn count_release(device: CUdevice) -> Option<usize> {
     let mut primaries = PRIMARIES.lock();
-    let Some(own) = primaries.iter_mut().find(|own| own.device == device) else {
-        return Some(0);
-    };
+    let own = primaries.entry(device).or_default();
     own.retained = own.retained.saturating_sub(1);
     (own.retained == 0).then_some(own.context)
 }
@@ -106,11 +98,9 @@ pub(crate) fn release_primary(device: CUdevice, call: impl FnOnce() -> CUresult)
 pub(crate) fn reset_primary(device: CUdevice, call: impl FnOnce() -> CUresult) -> CUresult {
     let known = {
         let mut primaries = PRIMARIES.lock();
-        let own = primaries.iter_mut().find(|own| own.device == device);
-        own.map_or(0, |own| {
-            own.retained = 0;
-            own.context
-        })
+        let own = primaries.entry(device).or_default();
+        own.retained = 0;
+        own.context
     };
     end_primary(device, known, call)
 }
@@ -119,21 +109,18 @@ fn end_primary(device: CUdevice, context: usize, call: impl FnOnce() -> CUresult
     if context != 0 {
         return destroy_context(context as CUcontext, call);
     }
-    if has_scheduled() {
-        retire(|entry| entry.device == device);
-    }
-    state::opened(call)
+    ending(|entry| entry.device == device, call)
 }
 
 /// A green context: it retains the primary context of its device.
 struct Green {
-    handle: usize,
     device: CUdevice,
     /// The context that was made of it; 0: none.
     context: usize,
 }
 
-static GREENS: PerProcess<Mutex<Vec<Green>>> = PerProcess::new();
+/// By handle.
+static GREENS: PerProcess<Mutex<BTreeMap<usize, Green>>> = PerProcess::new();
 
 /// Around the making of a green context.
 pub(crate) fn create_green(
@@ -146,11 +133,8 @@ pub(crate) fn create_green(
         // SAFETY: the driver has just written to the program's place.
         let handle = unsafe { *place } as usize;
         count_retain(device, 0);
-        GREENS.lock().push(Green {
-            handle,
-            device,
-            context: 0,
-        });
+        let context = 0;
+        GREENS.lock().insert(handle, Green { device, context });
     }
     result
 }
@@ -162,12 +146,12 @@ pub(crate) fn convert_green(
     call: impl FnOnce() -> CUresult,
 ) -> CUresult {
     let result = call();
-    if result == CUDA_SUCCESS && !place.is_null() {
-        let mut greens = GREENS.lock();
-        if let Some(own) = greens.iter_mut().find(|own| own.handle == green as usize) {
-            // SAFETY: the driver has just written to the program's place.
-            own.context = unsafe { *place } as usize;
-        }
+    if result == CUDA_SUCCESS
+        && !place.is_null()
+        && let Some(own) = GREENS.lock().get_mut(&(green as usize))
+    {
+        // SAFETY: the driver has just written to the program's place.
+        own.context = unsafe { *place } as usize;
     }
     result
 }
@@ -178,19 +162,15 @@ pub(crate) fn green_of(context: usize) -> usize {
         return 0;
     }
     let greens = GREENS.lock();
-    let own = greens.iter().find(|own| own.context == context);
-    own.map_or(0, |own| own.handle)
+    let own = greens.iter().find(|(_, own)| own.context == context);
+    own.map_or(0, |(&handle, _)| handle)
 }
 
 /// Around the end of a green context, which may be current in one thread only: nothing of ours uses it. The
 /// primary context may end with it.
 pub(crate) fn destroy_green(green: CUgreenCtx, call: impl FnOnce() -> CUresult) -> CUresult {
     let handle = green as usize;
-    let known = {
-        let mut greens = GREENS.lock();
-        let index = greens.iter().position(|own| own.handle == handle);
-        index.map(|index| greens.swap_remove(index))
-    };
+    let known = GREENS.lock().remove(&handle);
     let last = known.as_ref().and_then(|own| count_release(own.device));
     // Nobody has asked for the primary context: its streams' memory is in it.
     let of_stream = || {

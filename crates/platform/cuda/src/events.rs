@@ -54,9 +54,8 @@ pub(crate) fn record(
     let point = streams::find(stream, flavour).and_then(|Scheduled { entry, queue }| {
         // Before the call: a command that is submitted meanwhile may stand behind the event, and so
         // may one that is on its way to the driver.
-        let block = queue.slot().block;
-        let number = block.state().submitted();
-        (block.forwarded_count() == number).then_some((entry.key, entry.id, number))
+        let number = queue.slot().block.last_forwarded()?;
+        Some((entry.key, entry.id, number))
     });
     let result = call();
     if result == CUDA_SUCCESS

@@ -101,8 +101,7 @@ fn submit_and_wait(
     };
     let pass = queue.admit();
     let number = pass.number();
-    // Nobody else's command is on its way to the driver, so the call covers all before it.
-    let covers_all = queue.slot().block.forwarded_count() + 1 == number;
+    let covers_all = pass.covers_all();
     let result = call();
     drop(pass);
     if result == CUDA_SUCCESS && covers_all {

@@ -9,7 +9,8 @@ use xsched_wire::{ControlBlock, Level, Share, segment::Layout};
 use xsched_xqueue::{HwError, HwQueue, Spacing, Support};
 
 use crate::{
-    captures, contexts, driver, segment,
+    captures::CAPTURES,
+    contexts, driver, segment,
     streams::{Flavour, Key},
     sys::*,
     timeslice::{self, StreamId},
@@ -59,11 +60,6 @@ impl Stream {
     pub(crate) fn let_go(&self) {
         *self.context.lock().unwrap_or_else(PoisonError::into_inner) = None;
         timeslice::leave(self.device, self.id);
-    }
-
-    /// Whether nobody but its own thread may ask the driver about it.
-    pub(crate) fn is_private(&self) -> bool {
-        self.is_private
     }
 
     fn raw(&self) -> CUstream {
@@ -156,8 +152,7 @@ impl HwQueue for Stream {
         // SAFETY: the stream lives while the lock is held.
         let query = || driver::relaxed(|| unsafe { driver::stream_query(self.raw()) });
         // During a capture even a question may be illegal.
-        let asked =
-            captures::unless_capturing(|| driver::with_context(context as CUcontext, query));
+        let asked = CAPTURES.unless_any(|| driver::with_context(context as CUcontext, query));
         asked.flatten() == Some(CUDA_SUCCESS)
     }
 
@@ -168,7 +163,7 @@ impl HwQueue for Stream {
     fn has_failed(&self) -> bool {
         // SAFETY: the program's own stream, to which the calling thread submits.
         let query = || driver::relaxed(|| unsafe { driver::stream_query(self.raw()) });
-        let answer = captures::unless_capturing(query).unwrap_or(CUDA_ERROR_NOT_READY);
+        let answer = CAPTURES.unless_any(query).unwrap_or(CUDA_ERROR_NOT_READY);
         answer != CUDA_SUCCESS && answer != CUDA_ERROR_NOT_READY
     }
 

@@ -2,18 +2,20 @@
 
 use std::sync::{
     Mutex,
-    atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use xsched_agent::Agent;
 use xsched_shim::{
+    after_idle::AfterIdle,
     process::{PerProcess, generation},
     table::{self, Kept, Keyed, Table},
 };
-use xsched_xqueue::XQueue;
+use xsched_xqueue::{HwQueue, XQueue};
 
 use crate::{
-    captures, driver,
+    captures::{self, CAPTURES},
+    driver,
     state::{self, guarded},
     stream::{self, Home, Stream},
     sys::*,
@@ -57,10 +59,8 @@ pub(crate) struct Entry {
     pub(crate) device: CUdevice,
     /// `None`: it could not be put under a scheduler, and is not tried again.
     queue: Option<XQueue<Stream>>,
-    /// The agent may not ask the driver about it.
-    is_private: bool,
-    /// A private stream's commands that a mark is still to stand behind: see [`marked`].
-    to_mark: AtomicU32,
+    /// Commands of a private stream that marks stand behind: see [`marked`].
+    after_idle: AfterIdle,
 }
 
 impl Keyed for Entry {
@@ -142,7 +142,7 @@ impl Drop for OwnDefaultStreams {
         // A forked child has none of its parent's streams.
         if self.generation == generation() {
             retire(|entry| entry.key.thread == self.thread);
-            captures::end_all(|origin| origin.key.thread == self.thread);
+            CAPTURES.end_all(|origin| origin.key.thread == self.thread);
         }
     }
 }
@@ -212,15 +212,12 @@ pub(crate) fn way(stream: CUstream, flavour: Flavour) -> Way {
         .map_or(Way::Unscheduled, Way::Scheduled)
 }
 
-/// Commands of a private stream, after it was idle, behind which marks stand.
-const MARKED: u32 = 8;
-
 /// A private stream that wants a mark behind the command that is about to be submitted. Nobody but its own
 /// thread can ask the driver whether it is idle: one that waits for its work and then frees memory in order,
 /// say, would look busy for as long as it does nothing. So marks tell of the first commands.
 #[inline]
 pub(crate) fn marked(stream: Scheduled) -> Option<KeptQueue> {
-    if stream.entry.is_private {
+    if stream.queue.hw().is_told_by_marks() {
         wants_mark(stream)
     } else {
         None
@@ -229,13 +226,9 @@ pub(crate) fn marked(stream: Scheduled) -> Option<KeptQueue> {
 
 #[cold]
 fn wants_mark(stream: Scheduled) -> Option<KeptQueue> {
-    let to_mark = &stream.entry.to_mark;
-    let left = match stream.queue.begin_synchronize() {
-        None => MARKED,
-        Some(_) => to_mark.load(Ordering::Relaxed),
-    };
-    to_mark.store(left.saturating_sub(1), Ordering::Relaxed);
-    if left == 0 { None } else { stream.keep() }
+    let is_idle = stream.queue.begin_synchronize().is_none();
+    let counts = stream.entry.after_idle.counts(is_idle);
+    counts.then(|| stream.keep()).flatten()
 }
 
 // ---- coming ----
@@ -262,9 +255,8 @@ fn create(key: Key) -> Option<&'static Entry> {
                 generation: generation(),
                 home,
                 device,
-                is_private: queue.as_ref().is_some_and(|queue| queue.hw().is_private()),
                 queue,
-                to_mark: AtomicU32::new(0),
+                after_idle: AfterIdle::default(),
             });
             IS_FULL.store(!is_in, Ordering::Relaxed);
         }
@@ -327,7 +319,7 @@ pub(crate) fn destroy(stream: CUstream, call: impl FnOnce() -> CUresult) -> CUre
     let result = call();
     if result == CUDA_SUCCESS {
         // Nobody can end a capture that began there any more.
-        captures::end_all(|origin| origin.key.raw == stream as usize);
+        CAPTURES.end_all(|origin| origin.key.raw == stream as usize);
     }
     result
 }

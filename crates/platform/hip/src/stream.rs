@@ -8,12 +8,12 @@ use std::{
     ffi::{c_char, c_void},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU32, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
-use xsched_shim::process::PerProcess;
+use xsched_shim::{after_idle::AfterIdle, process::PerProcess};
 use xsched_wire::{
     ControlBlock, Level, Share,
     segment::{Layout, SEGMENT_BYTES},
@@ -53,13 +53,9 @@ struct Last {
     event: usize,
     /// Whether it does.
     stands: AtomicBool,
-    /// Commands that it is still to follow.
-    to_follow: AtomicU32,
+    /// Commands that it follows.
+    after_idle: AfterIdle,
 }
-
-/// Commands of a thread's own default stream, after it was idle, that an event follows: what threads leave
-/// behind without waiting for it is mostly short, and an event costs time on host and device.
-const FOLLOWED: u32 = 8;
 
 /// Events of threads that have ended, with their devices. A thread that ends calls nothing of the
 /// runtime, whose own part of the thread may be gone: the next one takes its event.
@@ -89,7 +85,7 @@ impl Last {
                 None => Self::make()?,
             },
             stands: AtomicBool::new(false),
-            to_follow: AtomicU32::new(0),
+            after_idle: AfterIdle::default(),
         })
     }
 
@@ -128,13 +124,7 @@ impl Stream {
     pub(crate) fn wants_follower(&self, is_idle: impl FnOnce() -> bool) -> bool {
         let Some(last) = &self.last else { return false };
         last.stands.store(false, Ordering::Release);
-        let left = match is_idle() {
-            true => FOLLOWED,
-            false => last.to_follow.load(Ordering::Relaxed),
-        };
-        last.to_follow
-            .store(left.saturating_sub(1), Ordering::Relaxed);
-        left > 0
+        last.after_idle.counts(is_idle())
     }
 
     /// To be called by the thread that has just given the stream a command: puts the event behind it.
@@ -284,7 +274,7 @@ impl HwQueue for Stream {
             })
         };
         // During a capture even a question may be illegal.
-        let ask = || streams::unless_capturing(|| self.on_device(query));
+        let ask = || streams::CAPTURES.unless_any(|| self.on_device(query));
         let answer = streams::inside(ask);
         drop(alive);
         answer == Some(HIP_SUCCESS)
@@ -352,7 +342,7 @@ fn support(raw: usize, device: i32) -> (Support, Option<Arc<Signal>>) {
         // SAFETY: the program's own stream.
         runtime::relaxed(|| unsafe { runtime::stream_query(raw as hipStream_t) })
     };
-    streams::unless_capturing(ask);
+    streams::CAPTURES.unless_any(ask);
     match gates::make(device) {
         Err(reason) => (is(Level::Lv1, Some(reason)), None),
         Ok(signal) => match kfd::refusal() {

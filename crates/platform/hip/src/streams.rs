@@ -4,12 +4,13 @@ use std::{
     cell::Cell,
     sync::{
         Mutex,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
 use xsched_agent::Agent;
 use xsched_shim::{
+    captures::Captures,
     events::{self, Note},
     process::{PerProcess, generation},
     state::{self, guarded},
@@ -72,11 +73,8 @@ impl Keyed for Entry {
 }
 
 static TABLE: Table<Entry> = Table::new();
-/// Streams that are being captured; while there are none, nobody asks.
-static CAPTURES: AtomicU32 = AtomicU32::new(0);
-/// The streams that captures began in, as often as they did. Held while the runtime is asked what a
-/// capture would be spoiled by; none begins meanwhile.
-static ORIGINS: PerProcess<Mutex<Vec<usize>>> = PerProcess::new();
+/// By the keys of the streams that they began in.
+pub(crate) static CAPTURES: Captures<usize> = Captures::new();
 /// Held while a stream gets its queue.
 static MAKING: PerProcess<Mutex<()>> = PerProcess::new();
 
@@ -129,7 +127,7 @@ impl Drop for OwnDefaultStreams {
         if self.generation == generation() {
             let own = self.key;
             retire(|entry| entry.key & !DEVICE == own);
-            uncount_capture(|origin| origin & !DEVICE == own);
+            CAPTURES.end_all(|origin| origin & !DEVICE == own);
         }
     }
 }
@@ -278,7 +276,7 @@ pub(crate) fn is_blocking(stream: hipStream_t) -> bool {
 
 #[inline]
 fn is_capturing(raw: usize) -> bool {
-    CAPTURES.load(Ordering::Relaxed) != 0 && ask_capturing(raw)
+    CAPTURES.any() && ask_capturing(raw)
 }
 
 #[cold]
@@ -288,12 +286,6 @@ fn ask_capturing(raw: usize) -> bool {
     let asked = unsafe { runtime::stream_is_capturing(raw as hipStream_t, &mut status) };
     // An error says that the null stream may not be asked now: then it may not be used, either.
     asked != HIP_SUCCESS || status != HIP_CAPTURE_STATUS_NONE
-}
-
-/// Asks the runtime, unless any stream of the process is being captured.
-pub(crate) fn unless_capturing<T>(ask: impl FnOnce() -> T) -> Option<T> {
-    let _none_begins = ORIGINS.lock();
-    (CAPTURES.load(Ordering::SeqCst) == 0).then(ask)
 }
 
 // ---- coming and going ----
@@ -357,7 +349,7 @@ pub(crate) fn destroy(stream: hipStream_t, call: impl FnOnce() -> hipError_t) ->
     let result = call();
     if result == HIP_SUCCESS {
         // Nobody can end a capture that began there any more.
-        uncount_capture(|own| own == raw);
+        CAPTURES.end_all(|own| *own == raw);
     }
     result
 }
@@ -492,12 +484,10 @@ pub(crate) fn record(
     let note = found.flatten().and_then(|entry| {
         // Before the call: a command that is submitted meanwhile may stand behind the event, and so
         // may one that is on its way to the runtime.
-        let block = entry.queue()?.slot().block;
-        let number = block.state().submitted();
-        (block.forwarded_count() == number).then_some(Note {
+        Some(Note {
             key: entry.key,
             id: entry.id,
-            number,
+            number: entry.queue()?.slot().block.last_forwarded()?,
         })
     });
     let result = call();
@@ -538,14 +528,10 @@ pub(crate) fn begin_capture(
     call: impl FnOnce() -> hipError_t,
 ) -> hipError_t {
     let origin = origin(explicit(stream, flavour));
-    // Counted before: the stream captures from inside the call on.
-    let mut origins = ORIGINS.lock();
-    origins.push(origin);
-    CAPTURES.fetch_add(1, Ordering::SeqCst);
-    drop(origins);
+    CAPTURES.begin(origin);
     let result = call();
     if result != HIP_SUCCESS {
-        uncount_capture(|own| own == origin);
+        CAPTURES.end_last(|own| *own == origin);
     }
     result
 }
@@ -561,7 +547,7 @@ pub(crate) fn end_capture(
     let result = call();
     if result == HIP_SUCCESS || !is_capturing(raw) {
         let origin = origin(raw);
-        uncount_capture(|own| own == origin);
+        CAPTURES.end_last(|own| *own == origin);
     }
     result
 }
@@ -569,13 +555,4 @@ pub(crate) fn end_capture(
 /// What names a stream that captures: the handle of a thread's own one means another in each.
 fn origin(raw: usize) -> usize {
     key(raw).map_or(raw, |key| key.0)
-}
-
-/// A capture that began in a stream like this, if one did, is over.
-fn uncount_capture(is_it: impl Fn(usize) -> bool) {
-    let mut origins = ORIGINS.lock();
-    if let Some(index) = origins.iter().position(|&own| is_it(own)) {
-        origins.swap_remove(index);
-        CAPTURES.fetch_sub(1, Ordering::SeqCst);
-    }
 }

@@ -72,7 +72,7 @@ pub(crate) fn submit<T: Outcome>(
     };
     let pass = scheduled.queue.admit();
     let number = pass.number();
-    let covers_all = !event.is_null() && scheduled.is_next(number);
+    let covers_all = !event.is_null() && pass.covers_all();
     let result = call();
     drop(pass);
     if result.succeeded()
@@ -110,7 +110,7 @@ pub(crate) fn submit_and_wait<T: Outcome>(
     };
     let pass = scheduled.queue.admit();
     let number = pass.number();
-    let covers_all = scheduled.is_next(number);
+    let covers_all = pass.covers_all();
     let result = call();
     drop(pass);
     if result.succeeded() && covers_all && scheduled.in_order {

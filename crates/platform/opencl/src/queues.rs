@@ -35,15 +35,6 @@ pub(crate) struct Scheduled {
     pub(crate) in_order: bool,
 }
 
-impl Scheduled {
-    /// Whether nobody else's command is on its way to the driver, so that the one of this number covers all
-    /// before it. To be asked before the driver has it.
-    #[inline]
-    pub(crate) fn is_next(&self, number: u64) -> bool {
-        self.queue.slot().block.forwarded_count() + 1 == number
-    }
-}
-
 impl Keyed for Entry {
     type Key = usize;
 
@@ -120,7 +111,7 @@ pub(crate) fn retire(queue: Queue) {
             scheduled.queue.hw().let_go();
             scheduled.queue.retire();
         }
-        TABLE.remove(entry.raw);
+        TABLE.remove_same(entry);
     });
 }
 
